@@ -1,0 +1,320 @@
+"""What a researcher writes to have a space of architectures searched, and how it is found.
+
+A space is one Python file that binds `SPACE` to a `SearchSpace` (and, optionally, `VARIANTS` to a dict of further
+ones). It says what is trained (task), what a candidate must look like (scope, spec, contract), how it is trained
+(recipe, ladder), what it is compared with (baselines) and what evolution may combine (grammar). Loading a space must
+not import JAX: the loss and the score import it when they are called, in the trainer.
+"""
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from nas.records import Real, Tunable
+
+GROUP = "nas.search_spaces"
+"""Entry-point group under which installed packages offer spaces."""
+
+Scope = Literal["Model", "Block", "Mixer", "Stack"]
+
+
+class SpaceError(ValueError):
+    """A space that cannot be found or loaded; the message says what was received and what is allowed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """What the space fixes and a candidate reads: the same names in every space.
+
+    Attributes:
+      length: T, positions in an example.
+      channels: C, features of an input position; 0 if the input is token ids.
+      vocab: number of token ids; 0 if the input is features.
+      classes: number of outputs a prediction has.
+      width: D, features inside the network.
+      depth: how many blocks the skeleton stacks, or a `Model` or `Stack` is asked for.
+      heads: H, for what has heads; divides `width`.
+    """
+
+    length: int
+    channels: int = 0
+    vocab: int = 0
+    classes: int
+    width: int
+    depth: int
+    heads: int = 1
+
+
+class Split(NamedTuple):
+    """Examples of one split: inputs [N, ...] and targets [N, ...]."""
+
+    inputs: np.ndarray
+    targets: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What is learnt and how it is scored. No part of it ever reaches a candidate.
+
+    Attributes:
+      split: makes the examples of "train", "validation" or "test"; a pure function of its argument.
+      loss: (outputs [B, ...], targets [B, ...]) -> loss [B] that training minimises, in jnp.
+      score: (outputs, targets) -> score [B] whose mean over a split is the score, in jnp.
+      metric: the score's name, for instance `accuracy`.
+      maximize: whether a higher score is better.
+      decimals: digits that mean something when the score is printed.
+    """
+
+    split: Callable[[str], Split]
+    loss: Callable[[Any, Any], Any]
+    score: Callable[[Any, Any], Any]
+    metric: str
+    maximize: bool = True
+    decimals: int = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contract:
+    """What a candidate must satisfy before a second of training is spent on it.
+
+    Attributes:
+      input_shape: shape of one example.
+      input_dtype: its dtype.
+      output_shape: shape of one example's outputs; they are float32.
+      causal: whether the output at position t may depend on inputs up to t only.
+      max_params: most trainable numbers; None is no limit.
+      max_flops: most floating-point operations of one inference on one example; None is no limit.
+      max_memory_bytes: most memory of one training step: parameters, optimiser and residuals [bytes].
+    """
+
+    input_shape: tuple[int, ...]
+    input_dtype: str = "float32"
+    output_shape: tuple[int, ...]
+    causal: bool = False
+    max_params: int | None = None
+    max_flops: int | None = None
+    max_memory_bytes: int = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How every candidate is trained: schedule-free AdamW (Defazio et al., arXiv 2405.15682) after a linear warmup.
+
+    Attributes:
+      batch: examples in a training step.
+      eval_batch: examples in an evaluation call; divides the size of the validation and of the test split.
+      warmup: steps over which the learning rate rises.
+      lr: range of the learning rate, sampled by Optuna for every trial.
+      wd: range of the decoupled weight decay, likewise.
+      max_auxiliary: bound on a candidate's auxiliary loss; above it, it has no gradient.
+    """
+
+    batch: int
+    eval_batch: int
+    warmup: int = 50
+    lr: Real = Real(1e-3, 1e-1, log=True)
+    wd: Real = Real(1e-4, 1e-1, log=True)
+    max_auxiliary: float = 1.0
+
+    @property
+    def tunables(self) -> dict[str, Tunable]:
+        """The training tunables by name."""
+        return {"lr": self.lr, "wd": self.wd}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ladder:
+    """The rungs: training steps at which trials are scored, paused and perhaps promoted.
+
+    Attributes:
+      steps: total steps at each rung, ascending.
+      eta: of n trials in a rung, floor(n / eta) are promoted.
+      draws: draws of hyperparameters that a new candidate gets at the first rung, on one compiled program.
+    """
+
+    steps: tuple[int, ...]
+    eta: int = 4
+    draws: int = 1
+
+    @property
+    def top(self) -> int:
+        """Index of the last rung."""
+        return len(self.steps) - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Primitive:
+    """A building block that evolution and the random arm place, as source text with placeholders.
+
+    Placeholders: `{name}` is an attribute name of its own, `{width}` the source of the number of features of `h`
+    before it, and every key of `choices`. An entry of `choices` is a tuple of values, of which the writer picks one,
+    or a tunable, which is then declared in `TUNABLES` and written as `hp.<name>`.
+
+    Attributes:
+      name: short and unique in the grammar.
+      init: statements for `__init__`, one a line; empty if it has no parameters.
+      call: statements for `__call__`, one a line, that read and assign `h` (a stem also reads `x`).
+      out: source of the number of features of `h` after it.
+      choices: values for further placeholders.
+    """
+
+    name: str
+    init: str = ""
+    call: str
+    out: str = "{width}"
+    choices: Mapping[str, tuple[Any, ...] | Tunable] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grammar:
+    """What the random arm samples afresh and evolution inserts: a stem, some of the body, a head.
+
+    Attributes:
+      stem: ways to make `h` from `x`.
+      body: blocks from h (B, T, D) to h (B, T, D').
+      head: ways to make what `__call__` returns; their `call` ends in a `return` statement.
+      blocks: fewest and most body blocks in a random candidate.
+    """
+
+    stem: Sequence[Primitive]
+    body: Sequence[Primitive]
+    head: Sequence[Primitive]
+    blocks: tuple[int, int] = (1, 5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchSpace:
+    """A space of architectures over one task. See the module's docstring.
+
+    Attributes:
+      name: lower-case identifier, with `:variant` for a variant.
+      version: raised when anything changes that scores depend on; results of two versions never share a table.
+      scope: which class a candidate defines.
+      skeleton: what lies around a candidate that is not a `Model`: a function (unit, spec, hp, *, rngs) -> nnx.Module,
+        where `unit(spec, hp, rngs=rngs)` makes one candidate module; None takes the one in `nas.admit.skeleton`.
+      baselines: source text of known architectures by name, in the order in which they are trained.
+      guidance: a page of text on the task, for whoever writes candidates.
+      baseline_seeds: seeds with which each baseline's best draw is trained to the top rung.
+    """
+
+    name: str
+    version: int
+    scope: Scope
+    spec: Spec
+    task: Task
+    contract: Contract
+    recipe: Recipe
+    ladder: Ladder
+    grammar: Grammar
+    baselines: Mapping[str, str]
+    guidance: str = ""
+    skeleton: Callable[..., Any] | None = None
+    baseline_seeds: int = 3
+
+
+def read_sources(folder: Path) -> dict[str, str]:
+    """The `*.py` files of a folder by stem, in the order of their names; a leading `1_` orders and is dropped."""
+    files = sorted(folder.glob("[!_]*.py"))
+    return {f.stem.split("_", 1)[-1] if f.stem[0].isdigit() else f.stem: f.read_text("utf-8") for f in files}
+
+
+def digest(space: SearchSpace) -> str:
+    """Short hash of everything a score depends on that can be hashed, for the run's record."""
+    parts = [space.name, space.version, space.scope, space.spec, space.contract, space.recipe, space.ladder]
+    parts += [sorted(space.baselines.items()), space.baseline_seeds]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def names() -> list[str]:
+    """Names of the spaces that are installed."""
+    found = {entry.name for entry in entry_points(group=GROUP)}
+    built_in = Path(__file__).parent / "search_spaces"
+    found |= {path.parent.name for path in built_in.glob("*/space.py")}
+    return sorted(found)
+
+
+def load(reference: str) -> SearchSpace:
+    """Find a space.
+
+    Args:
+      reference: a name (`mnist1d`), a name with a variant (`mnist1d:shuffled`), a file (`my_space.py`, optionally with
+        `:variant`), or an object of a module (`package.module:SPACE`).
+    Raises:
+      SpaceError: there is no such space, or its file fails; the message has one line.
+    """
+    head, _, variant = reference.partition(":")
+    if head.endswith(".py") or "/" in head:
+        return _pick(_import_file(Path(head), reference), variant, reference)
+    for entry in entry_points(group=GROUP):
+        if entry.name == head:
+            return _pick(_import(entry.value.partition(":")[0], reference), variant, reference)
+    if head.isidentifier() and (Path(__file__).parent / "search_spaces" / head / "space.py").exists():
+        return _pick(_import(f"{__package__}.search_spaces.{head}.space", reference), variant, reference)
+    if "." in head and variant:
+        return _pick(_import(head, reference), variant, reference)
+    raise SpaceError(
+        f"space '{reference}' is not known; installed are {', '.join(names()) or 'none'}. "
+        "Give one of them, a file (my_space.py) or an object (package.module:SPACE)."
+    )
+
+
+def canonical(reference: str) -> str:
+    """The reference in a form that finds the same space from any working directory."""
+    head, colon, variant = reference.partition(":")
+    return f"{Path(head).resolve()}{colon}{variant}" if head.endswith(".py") or "/" in head else reference
+
+
+def _import(module: str, reference: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except Exception as error:
+        raise SpaceError(_failed(reference, error)) from error
+
+
+def _import_file(path: Path, reference: str) -> Any:
+    if not path.is_file():
+        raise SpaceError(f"space '{reference}': there is no file {path}. Give a file that exists, or one of {names()}.")
+    name = "nas_space_" + hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
+    if name in sys.modules:
+        return sys.modules[name]
+    found = importlib.util.spec_from_file_location(name, path.resolve())
+    if found is None or found.loader is None:
+        raise SpaceError(f"space '{reference}': {path} is not a Python file. Its name must end in .py.")
+    module = importlib.util.module_from_spec(found)
+    sys.modules[name] = module
+    try:
+        found.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise SpaceError(_failed(reference, error, path.resolve())) from error
+    return module
+
+
+def _failed(reference: str, error: Exception, path: Path | None = None) -> str:
+    lines = [f.lineno for f in inspect.trace() if path is not None and f.filename == str(path)]
+    line = error.lineno if isinstance(error, SyntaxError) else (lines[-1] if lines else None)
+    where = f" line {line}" if line else ""
+    text = " ".join(str(error).split())
+    return f"space '{reference}' cannot be loaded:{where} {type(error).__name__}: {text}. Mend the file and try again."
+
+
+def _pick(module: Any, variant: str, reference: str) -> SearchSpace:
+    """`SPACE`, or what `variant` names: a key of `VARIANTS`, or an attribute."""
+    variants = getattr(module, "VARIANTS", {})
+    space = variants.get(variant) or getattr(module, variant or "SPACE", None)
+    if not isinstance(space, SearchSpace):
+        allowed = ", ".join(sorted(variants)) or "none"
+        raise SpaceError(
+            f"space '{reference}': the module binds no SearchSpace to '{variant or 'SPACE'}' (variants: {allowed}). "
+            "Bind SPACE = SearchSpace(...) at its top level, or name a variant that it has."
+        )
+    return space

@@ -1,0 +1,1 @@
+"""Search spaces that come with the engine, one folder each; copy one to start your own."""
