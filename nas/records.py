@@ -5,6 +5,7 @@ process, the one that holds candidate code included, can afford to load it.
 """
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -222,6 +223,14 @@ class Verdict:
     action: Literal["promote", "pause"]
     rung: int
     reason: str
+
+
+def hash_blobs(blobs: Mapping[str, bytes]) -> str:
+    """SHA-256 over a program's artifacts, each with its name and length, in the order of `ARTIFACTS`."""
+    total = hashlib.sha256()
+    for name in ARTIFACTS:
+        total.update(f"{name}:{len(blobs[name])}:".encode() + blobs[name])
+    return total.hexdigest()
 
 
 def to_plain(record: Any) -> Any:

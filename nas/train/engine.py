@@ -1,0 +1,414 @@
+"""Train an exported program to a rung, for one or several draws of hyperparameters, and score it on validation.
+
+Learning rate, weight decay and seed are arguments of the compiled step, so that one executable serves every draw,
+seed and rung of a program. The engine joins the program's forward and backward, adds the space's loss, and owns the
+optimiser; it holds no candidate Python, and refuses bytes whose hash is not the admitted one. Training resumed from a
+checkpoint is bit-identical to training that never stopped.
+"""
+
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nas.records import Failure, Point, hash_blobs, to_plain
+from nas.space import SearchSpace, Split, load
+from nas.train import checkpoint
+
+if TYPE_CHECKING:
+    import jax
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How a program is run. Bits depend on it, so it is decided once for a program and recorded.
+
+    Attributes:
+      mode: `scan` runs a chunk of steps in one call; `loop` calls one step at a time from Python.
+      chunk: steps in a call, in `scan` mode.
+      train_level: XLA's backend optimisation level of the training step.
+      eval_level: the same of the evaluation.
+      fusion_emitters: XLA's CPU fusion emitters, which make a step faster and its compilation slower.
+    """
+
+    mode: str
+    chunk: int
+    train_level: int | None
+    eval_level: int | None
+    fusion_emitters: bool
+
+
+SHORT_RUNG = 500
+"""Training steps of the first rung up to which a cheaper compilation pays for a slower step."""
+SMALL_EVALUATION = 2e9
+"""FLOPs of one evaluation up to which compiling it without optimisation is cheaper."""
+
+
+def plan(traits: frozenset[str], flops: int, space: SearchSpace, examples: int, platform: str) -> Plan:
+    """Decide how to run a program, from what it contains and how long it will run.
+
+    On the CPU backend a convolution inside `lax.scan` is 6 to 11 times slower than outside it, so such a program is
+    stepped from Python; everything else, and every accelerator, scans. The options are worth having on CPU only.
+
+    Args:
+      traits: `nas.records.Program.traits`.
+      flops: of one inference on one example.
+      space: gives the ladder.
+      examples: in the validation split.
+      platform: `cpu`, `cuda` or `tpu`.
+    """
+    chunk = _chunk(space.ladder.steps)
+    if platform != "cpu":
+        return Plan(mode="scan", chunk=chunk, train_level=None, eval_level=None, fusion_emitters=True)
+    return Plan(
+        mode="loop" if "convolution" in traits or chunk < 5 else "scan",
+        chunk=chunk,
+        train_level=1,
+        eval_level=0 if flops * examples <= SMALL_EVALUATION else 1,
+        fusion_emitters=space.ladder.steps[0] > SHORT_RUNG,
+    )
+
+
+def _chunk(steps: Sequence[int], most: int = 50) -> int:
+    """Largest number of steps up to `most` that divides every rung."""
+    common = math.gcd(*steps)
+    return max(size for size in range(1, most + 1) if common % size == 0)
+
+
+class Engine:
+    """One program, compiled on demand, over one task's training and validation data.
+
+    Args:
+      space: gives loss, score, recipe and ladder.
+      blobs: the program's artifacts.
+      param_leaves: how many of init's outputs are parameters.
+      train: training split.
+      validation: validation split.
+      how: options of execution.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        blobs: dict[str, bytes],
+        param_leaves: int,
+        train: Split,
+        validation: Split,
+        how: Plan,
+    ) -> None:
+        import jax
+        import jax.numpy as jnp
+        from jax import export
+
+        self.space, self.how, self.validation = space, how, validation
+        self.artifacts = {name: export.deserialize(bytearray(blob)) for name, blob in blobs.items()}
+        self.param_leaves = param_leaves
+        self.count = len(train.inputs)
+        self.data = (jnp.asarray(train.inputs), jnp.asarray(train.targets))
+        self.seconds = {"compile": 0.0, "train": 0.0, "evaluate": 0.0}
+        self._step: Any = None
+        self._evaluate: Any = None
+        self._jax = jax
+
+    # The optimiser is made where its numbers are traced, so the learning rate is an argument and not a constant.
+    def optimizer(self, lr: "jax.Array | float", wd: "jax.Array | float") -> Any:
+        """Schedule-free AdamW after a linear warmup: no horizon, so a rung is a point on any longer run."""
+        from optax import contrib
+
+        return contrib.schedule_free_adamw(lr, warmup_steps=self.space.recipe.warmup, weight_decay=wd)
+
+    def init(self, seed: int) -> tuple[Any, Any, Any]:
+        """Parameters, model state and optimiser state of a fresh trial."""
+        from nas.train.interpret import run_once
+
+        leaves = run_once(self.artifacts["init"], [np.uint32(seed)])
+        params, state = tuple(leaves[: self.param_leaves]), tuple(leaves[self.param_leaves :])
+        return params, state, self._fresh_optimizer(params)
+
+    def _fresh_optimizer(self, params: tuple[np.ndarray, ...]) -> Any:
+        """What `optimizer(...).init(params)` gives, without compiling a copy for each shape of array."""
+        shapes = self._jax.eval_shape(self.optimizer(1.0, 0.0).init, params)
+        zeros = self._jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+        return zeros._replace(
+            b1=np.asarray(0.9, zeros.b1.dtype), step_count=np.asarray(1, np.int32), z=tuple(np.array(leaf) for leaf in params)
+        )
+
+    def _apply(self) -> Any:
+        """Forward and backward artifacts, joined into one differentiable function of the parameters."""
+        jax = self._jax
+        forward, backward = self.artifacts["forward"].call, self.artifacts["backward"].call
+
+        @jax.custom_vjp
+        def apply(params: Any, state: Any, x: Any, seed: Any) -> Any:
+            output, auxiliary, after, _ = forward(params, state, x, seed)
+            return output, auxiliary, after
+
+        def ahead(params: Any, state: Any, x: Any, seed: Any) -> Any:
+            output, auxiliary, after, residuals = forward(params, state, x, seed)
+            return (output, auxiliary, after), residuals
+
+        def back(residuals: Any, cotangents: Any) -> Any:
+            return backward(residuals, cotangents[0], cotangents[1]), None, None, None
+
+        apply.defvjp(ahead, back)
+        return apply
+
+    def step_function(self) -> Any:
+        """(carry, numbers, data, rows) -> (carry, loss): one training step on the examples `rows`."""
+        import jax
+        import jax.numpy as jnp
+        import optax
+
+        apply, task, bound = self._apply(), self.space.task, self.space.recipe.max_auxiliary
+
+        def step(carry: Any, numbers: Any, data: Any, rows: Any) -> Any:
+            params, state, opt, count = carry
+            lr, wd, seed = numbers
+            x, y = data[0][rows], data[1][rows]
+            key = seed * jnp.uint32(0x9E3779B1) + count  # what dropout sees is a function of (seed, step)
+
+            def objective(params: Any) -> Any:
+                output, auxiliary, after = apply(params, state, x, key)
+                loss = task.loss(output, y).mean()
+                return loss + jnp.minimum(auxiliary, bound), (loss, after)
+
+            grads, (loss, after) = jax.grad(objective, has_aux=True)(params)
+            updates, opt = self.optimizer(lr, wd).update(grads, opt, params)
+            params = optax.apply_updates(params, updates)
+            return (params, after, opt, count + jnp.uint32(1)), loss
+
+        return step
+
+    def _compiled_step(self, carry: Any) -> Any:
+        """The step (or a chunk of steps) as an executable."""
+        if self._step is not None:
+            return self._step
+        import jax
+
+        step = self.step_function()
+
+        def chunk(carry: Any, numbers: Any, data: Any, rows: Any) -> Any:
+            carry, losses = jax.lax.scan(lambda c, r: step(c, numbers, data, r), carry, rows)
+            return carry, losses.mean()
+
+        scan = self.how.mode == "scan"
+        rows = np.zeros((self.how.chunk, self.space.recipe.batch), np.int32)
+        numbers = (np.float32(0), np.float32(0), np.uint32(0))
+        function, rows = (chunk, rows) if scan else (step, rows[0])
+        lowered = jax.jit(function, donate_argnums=0).lower(carry, numbers, self.data, rows)
+        self._step = self._timed_compile(lowered, self.how.train_level)
+        return self._step
+
+    def _timed_compile(self, lowered: Any, level: int | None) -> Any:
+        options: dict[str, Any] = {}
+        if level is not None:
+            options = {"xla_backend_optimization_level": level, "xla_cpu_use_fusion_emitters": self.how.fusion_emitters}
+        return lowered.compile(compiler_options=options)
+
+    def train(self, trial: dict[str, Any], start: int, stop: int, carry: Any) -> tuple[Any, list[float]]:
+        """Run steps start … stop-1.
+
+        Args:
+          trial: `lr`, `wd` and `seed`.
+          start: steps that `carry` has had.
+          stop: steps it shall have had.
+          carry: (parameters, model state, optimiser state, step count).
+        Returns:
+          The new carry, and the mean training loss of each chunk of `plan.chunk` steps.
+        """
+        executable = self._compiled_step(carry)
+        numbers = (np.float32(trial["lr"]), np.float32(trial["wd"]), np.uint32(trial["seed"]))
+        losses = []
+        for first in range(start, stop, self.how.chunk):
+            rows = rows_for(trial["seed"], first, first + self.how.chunk, self.count, self.space.recipe.batch)
+            if self.how.mode == "scan":
+                carry, loss = executable(carry, numbers, self.data, rows)
+                losses.append(loss)
+                continue
+            parts = []
+            for row in rows:
+                carry, loss = executable(carry, numbers, self.data, row)
+                parts.append(loss)
+            losses.append(np.mean([float(part) for part in parts]))
+        return carry, [float(loss) for loss in losses]
+
+    def evaluate(self, carry: Any) -> tuple[float, float]:
+        """Mean loss and mean score on the validation split, at the optimiser's averaged weights."""
+        import jax
+
+        if self._evaluate is None:
+            lowered = jax.jit(self._evaluation()).lower(*carry[:3], *self._batch(0))
+            self._evaluate = self._timed_compile(lowered, self.how.eval_level)
+        count = len(self.validation.inputs) // self.space.recipe.eval_batch
+        sums = [self._evaluate(*carry[:3], *self._batch(index)) for index in range(count)]
+        examples = count * self.space.recipe.eval_batch
+        return sum(float(s[0]) for s in sums) / examples, sum(float(s[1]) for s in sums) / examples
+
+    def _evaluation(self) -> Any:
+        from optax import contrib
+
+        call, task = self.artifacts["eval"].call, self.space.task
+
+        def evaluation(params: Any, state: Any, opt: Any, x: Any, y: Any) -> Any:
+            average = contrib.schedule_free_eval_params(opt, params)
+            output = call(average, state, x)
+            return task.loss(output, y).sum(), task.score(output, y).sum()
+
+        return evaluation
+
+    def _batch(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        size = self.space.recipe.eval_batch
+        part = slice(index * size, (index + 1) * size)
+        return np.asarray(self.validation.inputs[part]), np.asarray(self.validation.targets[part])
+
+
+def rows_for(seed: int, start: int, stop: int, count: int, batch: int) -> np.ndarray:
+    """Which training examples steps start … stop-1 see: int32 [stop - start, batch], a function of (seed, step) alone.
+
+    Every epoch is a fresh permutation of the split; what does not fill a batch is left out.
+    """
+    per_epoch = max(1, count // batch)
+    out = np.empty((stop - start, batch), np.int32)
+    order: np.ndarray = np.empty(0, np.int32)
+    known = -1
+    for step in range(start, stop):
+        epoch, place = divmod(step, per_epoch)
+        if epoch != known:
+            order, known = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(count), epoch
+        out[step - start] = np.resize(order[place * batch : (place + 1) * batch], batch)
+    return out
+
+
+def prepare_job(space: str, folder: str) -> dict[str, int]:
+    """Entry: write the training and validation split where trainers map them; the test split is not made here."""
+    loaded = load(space)
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    sizes = {}
+    for name in ("train", "validation"):
+        split = loaded.task.split(name)
+        for part, array in zip(Split._fields, split, strict=True):
+            temporary = target / f".{name}.{part}.{os.getpid()}.npy"
+            np.save(temporary, array)
+            os.replace(temporary, target / f"{name}.{part}.npy")
+        sizes[name] = len(split.inputs)
+    return sizes
+
+
+def read_split(folder: str, name: str) -> Split:
+    """Map a split that `prepare_job` wrote."""
+    parts = (np.load(Path(folder) / f"{name}.{part}.npy", mmap_mode="r") for part in Split._fields)
+    return Split(*parts)
+
+
+def train_job(
+    space: str,
+    program: str,
+    digest: str,
+    param_leaves: int,
+    how: dict[str, Any],
+    data: str,
+    cache: str | None,
+    start: int,
+    stop: int,
+    trials: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """Entry: train trials of one program from one rung to the next.
+
+    Args:
+      space: reference of the space.
+      program: file with the artifacts.
+      digest: their SHA-256; other bytes are refused.
+      param_leaves: how many of init's outputs are parameters.
+      how: the program's `Plan` as plain data.
+      data: folder that `prepare_job` wrote.
+      cache: folder of the persistent compilation cache, or None.
+      start: steps the trials have had.
+      stop: steps they shall have had.
+      trials: for each `lr`, `wd`, `seed`, `load` (checkpoint file, if start > 0) and `save` (checkpoint file).
+    Returns:
+      For each trial a point, the training losses and the checkpoint's size, or a failure; and seconds by stage.
+    """
+    clock = time.process_time
+    began = clock()
+    import jax
+
+    configure(cache)
+    loaded = load(space)
+    blobs = read_program(Path(program), digest)
+    parts = Plan(**how)
+    engine = Engine(loaded, blobs, param_leaves, read_split(data, "train"), read_split(data, "validation"), parts)
+    spent = {"start": clock() - began, "compile": 0.0, "train": 0.0, "evaluate": 0.0, "checkpoint": 0.0}
+    results = []
+    for trial in trials:
+        began = clock()
+        fresh = engine.init(trial["seed"])
+        leaves, tree = jax.tree.flatten((*fresh, np.uint32(0)))
+        if start:
+            leaves, _ = checkpoint.load(Path(trial["load"]), leaves, {"digest": digest, "step": start})
+        carry = jax.tree.map(jax.numpy.asarray, jax.tree.unflatten(tree, leaves))
+        engine._compiled_step(carry)
+        spent["compile"] += clock() - began
+        began = clock()
+        carry, losses = engine.train(trial, start, stop, carry)
+        spent["train"] += clock() - began
+        if not all(map(math.isfinite, losses)):
+            results.append({"failure": to_plain(_diverged(losses, start, parts.chunk))})
+            continue
+        began = clock()
+        loss, score = engine.evaluate(carry)
+        spent["evaluate"] += clock() - began
+        if not (math.isfinite(loss) and math.isfinite(score)):
+            results.append({"failure": to_plain(_diverged([math.nan], stop - parts.chunk, parts.chunk))})
+            continue
+        began = clock()
+        meta = {"digest": digest, "step": stop, "trial": trial["id"]}
+        size = checkpoint.save(Path(trial["save"]), jax.tree.leaves(carry), meta)
+        spent["checkpoint"] += clock() - began
+        point = Point(step=stop, train_loss=float(np.mean(losses)), loss=loss, score=score)
+        results.append({"point": to_plain(point), "losses": losses, "bytes": size})
+    return {"trials": results, "spent": spent}
+
+
+def configure(cache: str | None) -> None:
+    """Settings of JAX in a trainer; the cache holds every executable, however quickly it compiled."""
+    import jax
+
+    if cache is not None:
+        jax.config.update("jax_compilation_cache_dir", cache)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def read_program(path: Path, digest: str) -> dict[str, bytes]:
+    """The artifacts in a program file.
+
+    Raises:
+      ValueError: the bytes are not those that were admitted.
+    """
+    import msgpack
+
+    blobs = msgpack.unpackb(path.read_bytes())
+    if hash_blobs(blobs) != digest:
+        raise ValueError(f"program {path.name} is not the one that was admitted; its hash differs from {digest[:12]}")
+    return blobs
+
+
+def _diverged(losses: Sequence[float], start: int, chunk: int) -> Failure:
+    first = next(index for index, loss in enumerate(losses) if not math.isfinite(loss))
+    message = (
+        f"the loss was not finite by step {start + (first + 1) * chunk}; a norm, a smaller initialisation or a lower "
+        "learning rate keeps it finite"
+    )
+    return Failure(stage="train", rule="diverged", message=message)
+
+
+def plan_to_plain(how: Plan) -> dict[str, Any]:
+    """A plan as plain data, for a job's payload and the store."""
+    return dataclasses.asdict(how)
