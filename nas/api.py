@@ -15,7 +15,6 @@ from nas.records import Choice, Integer, Real, Value
 __all__ = ["choice", "integer", "jax", "jnp", "lax", "nnx", "real"]
 
 
-
 def choice(*options: Value) -> Choice:
     """A tunable that takes one of a few values; the first is the default."""
     return Choice(options)

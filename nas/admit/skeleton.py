@@ -63,7 +63,7 @@ class Skeleton(nnx.Module):
 
 
 class MixerBlock(nnx.Module):
-    """The candidate as the token-mixing half of a pre-norm residual block; the other half is an MLP of twice the width."""
+    """The candidate as the mixing half of a pre-norm residual block; the other half is an MLP of twice the width."""
 
     def __init__(self, unit: type, spec: Spec, hp: Any, *, rngs: nnx.Rngs) -> None:
         self.norm = nnx.RMSNorm(spec.width, rngs=rngs)

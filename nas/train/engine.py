@@ -6,6 +6,7 @@ optimiser; it holds no candidate Python, and refuses bytes whose hash is not the
 checkpoint is bit-identical to training that never stopped.
 """
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -111,7 +112,6 @@ class Engine:
         self.param_leaves = param_leaves
         self.count = len(train.inputs)
         self.data = (jnp.asarray(train.inputs), jnp.asarray(train.targets))
-        self.seconds = {"compile": 0.0, "train": 0.0, "evaluate": 0.0}
         self._step: Any = None
         self._evaluate: Any = None
         self._jax = jax
@@ -136,7 +136,9 @@ class Engine:
         shapes = self._jax.eval_shape(self.optimizer(1.0, 0.0).init, params)
         zeros = self._jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
         return zeros._replace(
-            b1=np.asarray(0.9, zeros.b1.dtype), step_count=np.asarray(1, np.int32), z=tuple(np.array(leaf) for leaf in params)
+            b1=np.asarray(0.9, zeros.b1.dtype),
+            step_count=np.asarray(1, np.int32),
+            z=tuple(np.array(leaf) for leaf in params),
         )
 
     def _apply(self) -> Any:
@@ -316,10 +318,10 @@ def train_job(
     data: str,
     cache: str | None,
     start: int,
-    stop: int,
+    stops: list[int],
     trials: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    """Entry: train trials of one program from one rung to the next.
+    """Entry: train trials of one program through rungs.
 
     Args:
       space: reference of the space.
@@ -330,10 +332,11 @@ def train_job(
       data: folder that `prepare_job` wrote.
       cache: folder of the persistent compilation cache, or None.
       start: steps the trials have had.
-      stop: steps they shall have had.
-      trials: for each `lr`, `wd`, `seed`, `load` (checkpoint file, if start > 0) and `save` (checkpoint file).
+      stops: steps at which they are scored, ascending; training ends at the last.
+      trials: for each `id`, `lr`, `wd`, `seed`, `load` (checkpoint file, if start > 0) and `save` (file or None).
     Returns:
-      For each trial a point, the training losses and the checkpoint's size, or a failure; and seconds by stage.
+      For each trial `points`, a list of (point, training losses since the point before), and a `failure` if it ended
+      before the last stop; and CPU seconds by stage.
     """
     clock = time.process_time
     began = clock()
@@ -348,32 +351,48 @@ def train_job(
     results = []
     for trial in trials:
         began = clock()
-        fresh = engine.init(trial["seed"])
-        leaves, tree = jax.tree.flatten((*fresh, np.uint32(0)))
-        if start:
-            leaves, _ = checkpoint.load(Path(trial["load"]), leaves, {"digest": digest, "step": start})
-        carry = jax.tree.map(jax.numpy.asarray, jax.tree.unflatten(tree, leaves))
+        step, carry = _begin(engine, trial, start, digest)
         engine._compiled_step(carry)
         spent["compile"] += clock() - began
-        began = clock()
-        carry, losses = engine.train(trial, start, stop, carry)
-        spent["train"] += clock() - began
-        if not all(map(math.isfinite, losses)):
-            results.append({"failure": to_plain(_diverged(losses, start, parts.chunk))})
-            continue
-        began = clock()
-        loss, score = engine.evaluate(carry)
-        spent["evaluate"] += clock() - began
-        if not (math.isfinite(loss) and math.isfinite(score)):
-            results.append({"failure": to_plain(_diverged([math.nan], stop - parts.chunk, parts.chunk))})
-            continue
-        began = clock()
-        meta = {"digest": digest, "step": stop, "trial": trial["id"]}
-        size = checkpoint.save(Path(trial["save"]), jax.tree.leaves(carry), meta)
-        spent["checkpoint"] += clock() - began
-        point = Point(step=stop, train_loss=float(np.mean(losses)), loss=loss, score=score)
-        results.append({"point": to_plain(point), "losses": losses, "bytes": size})
+        points: list[Any] = []
+        result: dict[str, Any] = {"points": points}
+        for stop in stops:
+            began = clock()
+            carry, losses = engine.train(trial, step, stop, carry)
+            spent["train"] += clock() - began
+            began = clock()
+            finite = all(map(math.isfinite, losses))
+            loss, score = engine.evaluate(carry) if finite else (math.nan, math.nan)
+            spent["evaluate"] += clock() - began
+            if not (math.isfinite(loss) and math.isfinite(score)):
+                result["failure"] = to_plain(_diverged(losses, step, stop, parts.chunk))
+                break
+            point = Point(step=stop, train_loss=float(np.mean(losses)), loss=loss, score=score)
+            points.append((to_plain(point), losses))
+            step = stop
+        if trial["save"] and "failure" not in result:
+            began = clock()
+            checkpoint.save(Path(trial["save"]), jax.tree.leaves(carry), {"digest": digest, "step": step})
+            spent["checkpoint"] += clock() - began
+        results.append(result)
     return {"trials": results, "spent": spent}
+
+
+def _begin(engine: Engine, trial: dict[str, Any], start: int, digest: str) -> tuple[int, Any]:
+    """A trial's carry at `start` steps, and the steps it has had: 0 if its checkpoint cannot be used.
+
+    Training again from the start gives the same bits as the checkpoint would have, only later.
+    """
+    import jax
+
+    fresh = engine.init(trial["seed"])
+    leaves, tree = jax.tree.flatten((*fresh, np.uint32(0)))
+    done = 0
+    if start:
+        with contextlib.suppress(checkpoint.CheckpointError):
+            leaves, _ = checkpoint.load(Path(trial["load"]), leaves, {"digest": digest, "step": start})
+            done = start
+    return done, jax.tree.map(jax.numpy.asarray, jax.tree.unflatten(tree, leaves))
 
 
 def configure(cache: str | None) -> None:
@@ -400,10 +419,10 @@ def read_program(path: Path, digest: str) -> dict[str, bytes]:
     return blobs
 
 
-def _diverged(losses: Sequence[float], start: int, chunk: int) -> Failure:
-    first = next(index for index, loss in enumerate(losses) if not math.isfinite(loss))
+def _diverged(losses: Sequence[float], start: int, stop: int, chunk: int) -> Failure:
+    known = [start + (index + 1) * chunk for index, loss in enumerate(losses) if not math.isfinite(loss)]
     message = (
-        f"the loss was not finite by step {start + (first + 1) * chunk}; a norm, a smaller initialisation or a lower "
+        f"the loss was not finite by step {known[0] if known else stop}; a norm, a smaller initialisation or a lower "
         "learning rate keeps it finite"
     )
     return Failure(stage="train", rule="diverged", message=message)

@@ -134,7 +134,9 @@ def _constant(op: Any, _: Any, shape: tuple[int, ...], dtype: Any) -> np.ndarray
         dense = ir.DenseElementsAttr(op.attributes["value"])
         if dense.is_splat:
             element = dense.get_splat_value().value  # type: ignore[attr-defined]  # IntegerAttr, FloatAttr, BoolAttr
-            element = int(element) & ((1 << 8 * np.dtype(dtype).itemsize) - 1) if np.dtype(dtype).kind == "u" else element
+            element = (
+                int(element) & ((1 << 8 * np.dtype(dtype).itemsize) - 1) if np.dtype(dtype).kind == "u" else element
+            )
             return np.full(shape, element, dtype)
         return np.array(dense).reshape(shape).astype(dtype)
     except (ValueError, TypeError, AttributeError) as error:

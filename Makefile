@@ -1,0 +1,27 @@
+# `make search` and `make test` set up what they need; `make check` is what CI holds the code to.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+BUDGET ?= 200
+
+search: $(VENV)/ready
+	$(BIN)/python -m nas.search --budget $(BUDGET)
+
+test: $(VENV)/ready
+	$(BIN)/python -m pytest -m "not slow"
+
+slow: $(VENV)/ready
+	$(BIN)/python -m pytest -m slow
+
+check: $(VENV)/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+.PHONY: search test slow check

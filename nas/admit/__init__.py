@@ -1,0 +1,101 @@
+"""From source text to an admitted program: gate, trace, check. Rejection costs nothing and always says why.
+
+`admit` is a *flow*: a generator that yields jobs for an executor and is sent their events, so that one piece of code
+serves a search with many candidates in flight and a person with one file (`python -m nas.admit FILE`).
+"""
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from nas.execute import Event, Executor, Job, Need
+from nas.records import Failure, Value
+
+T = TypeVar("T")
+Flow = Generator[Sequence[Job], Sequence[Event], T]
+"""Yields jobs that may run at the same time, receives their events in the same order, returns what came of them."""
+
+TRACE_TIMEOUT_S = 60.0
+TRACE_MEMORY_BYTES = 4 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admitted:
+    """A program that passed.
+
+    Attributes:
+      blobs: its artifacts by name.
+      facts: the rest as plain data: `digest`, `fingerprint`, `param_leaves`, `cost`, `traits`.
+    """
+
+    blobs: Mapping[str, bytes]
+    facts: Mapping[str, Any]
+
+
+def admit(
+    space: str,
+    source: str,
+    values: Mapping[str, Value],
+    *,
+    platform: str = "cpu",
+    tag: str = "admit",
+    priority: int = 0,
+) -> Flow[Admitted | Failure]:
+    """Trace a candidate that passed the gate, and check the program that comes back.
+
+    Args:
+      space: reference of the space.
+      source: the candidate's text.
+      values: one value for each of its tunables.
+      platform: what to lower for.
+      tag: prefix of the jobs' ids.
+      priority: of the jobs.
+    """
+    payload = {"space": space, "source": source, "values": dict(values), "platform": platform}
+    (traced,) = yield [_sealed(f"{tag}.trace", "nas.admit.trace:trace_job", payload, priority)]
+    if traced.kind != "done":
+        return _ended("trace", traced)
+    if "failure" in traced.result:
+        return Failure(**traced.result["failure"])
+    blobs, leaves = traced.result["blobs"], traced.result["param_leaves"]
+    payload = {"space": space, "blobs": blobs, "param_leaves": leaves, "platform": platform}
+    (checked,) = yield [_sealed(f"{tag}.check", "nas.admit.program:check_job", payload, priority)]
+    if checked.kind != "done":
+        return _ended("program", checked)
+    if "failure" in checked.result:
+        return Failure(**checked.result["failure"])
+    return Admitted(blobs=blobs, facts=checked.result["program"])
+
+
+def _sealed(name: str, entry: str, payload: Mapping[str, Any], priority: int) -> Job:
+    need = Need(memory_bytes=TRACE_MEMORY_BYTES)
+    return Job(
+        id=name, entry=entry, payload=payload, need=need, timeout_s=TRACE_TIMEOUT_S, priority=priority, sealed=True
+    )
+
+
+def _ended(stage: Any, event: Event) -> Failure:
+    """A job that brought no answer: what it was given made it hang, grow, crash or raise."""
+    messages = {
+        "timeout": f"took longer than {TRACE_TIMEOUT_S:.0f} s; make the model smaller, or loop with lax.scan",
+        "memory": f"took more than {TRACE_MEMORY_BYTES >> 30} GiB of memory; make the model smaller",
+        "lost": f"ended the process that read it ({event.error}); write it in plainer operations",
+        "error": f"could not be read: {event.error[:300]}",
+        "cancelled": "was cancelled",
+    }
+    return Failure(stage=stage, rule=event.kind, message=f"the candidate {messages[event.kind]}")
+
+
+def drive(executor: Executor, flow: Flow[T]) -> T:
+    """Run one flow to its end, with nothing beside it."""
+    try:
+        jobs = next(flow)
+        while True:
+            for job in jobs:
+                executor.submit(job)
+            ended: dict[str, Event] = {}
+            while len(ended) < len(jobs):
+                ended |= {event.job_id: event for event in executor.poll(1.0)}
+            jobs = flow.send([ended[job.id] for job in jobs])
+    except StopIteration as stop:
+        return stop.value

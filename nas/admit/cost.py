@@ -1,0 +1,261 @@
+"""Count what a module costs: floating-point operations, and how many operations are compiled and run.
+
+In goes a `stablehlo.Module`, out comes its `Work`. Loops count times their trip count, which must therefore be known
+before anything runs; XLA's own analysis takes a loop's body once. Nothing is compiled here, and time is not guessed.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+from nas.admit.stablehlo import ELEMENTWISE, Block, Module, Operation, Rejected, Tensor, text
+
+MAX_CALLS = 100
+MAX_INLINED = 100_000
+MAX_EXECUTED = 10_000_000
+
+
+@dataclass(slots=True)
+class Work:
+    """What one call of something does.
+
+    Attributes:
+      flops: floating-point operations, by the convention of `count`.
+      inlined: operations after every call is replaced by its function's body: what is compiled.
+      executed: operations that run, loop bodies times their trip count.
+    """
+
+    flops: int = 0
+    inlined: int = 0
+    executed: int = 0
+
+    def add(self, other: "Work", times: int = 1) -> None:
+        """Add what `other` does, repeated `times` times."""
+        self.flops += times * other.flops
+        self.inlined += other.inlined
+        self.executed += times * other.executed
+
+
+def count(module: Module) -> Work:
+    """Count what one call of `main` does.
+
+    Convention: that of XLA's cost analysis, its `flops` plus its `transcendentals`, with loops times their trip count.
+    An elementwise operation is one per element of its result, whatever the operation and the type; a contraction is
+    two per multiply-add, and a convolution does not multiply its padding; a reduction of n to m applies its function
+    n - m times; moving data is free. Ours, where XLA differs or has none: a sort of n compares n log2 n times, a
+    Fourier transform is 5 n log2 n, a named composite one per element, a branch as much as its dearest case.
+
+    Raises:
+      Rejected: a loop's trip count cannot be read off, functions call each other in a circle, or it is too much.
+    """
+    counter = _Counter(module)
+    for name in module.functions:  # the compiler also reads what is never called
+        counter.function(name)
+    return counter.function("main")
+
+
+class _Counter:
+    """Counts each function once, whoever calls it."""
+
+    def __init__(self, module: Module) -> None:
+        self._module = module
+        self._known: dict[str, Work] = {}
+        self._active: set[str] = set()
+
+    def function(self, name: str) -> Work:
+        if name in self._known:
+            return self._known[name]
+        if name in self._active or len(self._active) > MAX_CALLS:
+            raise Rejected("calls", "functions call each other in a circle or too deep; write the loop as lax.scan")
+        self._active.add(name)
+        work = self._known[name] = self._block(self._module.functions[name])
+        self._active.discard(name)
+        if work.inlined > MAX_INLINED or work.executed > MAX_EXECUTED:
+            raise Rejected(
+                "ops",
+                f"one call compiles {work.inlined:,} operations and runs {work.executed:,}; at most "
+                f"{MAX_INLINED:,} and {MAX_EXECUTED:,} are allowed: use fewer layers, shorter loops, fewer functions",
+            )
+        return work
+
+    def _block(self, block: Block) -> Work:
+        work = Work()
+        for operation in block.operations:
+            work.add(self._operation(operation))
+        return work
+
+    def _operation(self, operation: Operation) -> Work:
+        name, types = operation.name, self._module.types
+        if name in ELEMENTWISE:
+            return Work(types[operation.results[-1]].size, 1, 1)
+        work = Work(0, 1, 1)
+        if name == "func.call":
+            work.add(self.function(text(operation.attributes["callee"])))
+        elif name == "stablehlo.while":
+            trips = trip_count(self._module, operation)
+            for block in operation.blocks:
+                work.add(self._block(block), trips)
+        elif name in ("stablehlo.case", "stablehlo.if"):
+            branches = [self._block(block) for block in operation.blocks]
+            work.flops += max(branch.flops for branch in branches)
+            work.inlined += sum(branch.inlined for branch in branches)
+            work.executed += max(branch.executed for branch in branches)
+        elif name in _RULES:
+            bodies = [self._block(block) for block in operation.blocks]
+            work.flops += _RULES[name](
+                operation,
+                [types[value] for value in operation.operands],
+                types[operation.results[0]],
+                [body.flops for body in bodies],
+            )
+            work.inlined += sum(body.inlined for body in bodies)
+        return work
+
+
+def _dot(operation: Operation, operands: list[Tensor], result: Tensor, bodies: list[int]) -> int:
+    from jaxlib.mlir.dialects import stablehlo
+
+    numbers = stablehlo.DotDimensionNumbers(operation.attributes["dot_dimension_numbers"])
+    return 2 * result.size * math.prod(operands[0].shape[axis] for axis in numbers.lhs_contracting_dimensions)
+
+
+def _convolution(operation: Operation, operands: list[Tensor], result: Tensor, bodies: list[int]) -> int:
+    from jaxlib.mlir.dialects import stablehlo
+
+    attributes = operation.attributes
+    numbers = stablehlo.ConvDimensionNumbers(attributes["dimension_numbers"])
+    inputs, kernel = operands[0].shape, operands[1].shape
+    rank = len(numbers.kernel_spatial_dimensions)
+    strides, dilations, holes, padding = (
+        list(attributes[name]) if name in attributes else default
+        for name, default in (
+            ("window_strides", [1] * rank),
+            ("rhs_dilation", [1] * rank),
+            ("lhs_dilation", [1] * rank),
+            ("padding", [0] * 2 * rank),
+        )
+    )
+    pairs = 1
+    for index in range(rank):
+        pairs *= _overlaps(
+            inputs[numbers.input_spatial_dimensions[index]],
+            kernel[numbers.kernel_spatial_dimensions[index]],
+            result.shape[numbers.output_spatial_dimensions[index]],
+            *(int(value[index]) for value in (strides, dilations, holes)),
+            int(padding[2 * index]),
+        )
+    examples = inputs[numbers.input_batch_dimension] // attributes["batch_group_count"].value
+    features = kernel[numbers.kernel_input_feature_dimension] * kernel[numbers.kernel_output_feature_dimension]
+    return 2 * examples * features * pairs
+
+
+@cache
+def _overlaps(inputs: int, kernel: int, outputs: int, stride: int, dilation: int, hole: int, padding: int) -> int:
+    """Pairs of output and kernel position along one axis that meet an input, neither padding nor a hole."""
+    if kernel * outputs > 1 << 22:
+        return kernel * outputs  # an upper bound; exact counting would take longer than it is worth
+    import numpy as np
+
+    position = np.arange(outputs)[:, None] * stride + np.arange(kernel)[None, :] * dilation - padding
+    return int(((position >= 0) & (position <= (inputs - 1) * hole) & (position % hole == 0)).sum())
+
+
+def _reduce(operation: Operation, operands: list[Tensor], result: Tensor, bodies: list[int]) -> int:
+    return (operands[0].size - result.size) * bodies[0]
+
+
+def _reduce_window(operation: Operation, operands: list[Tensor], result: Tensor, bodies: list[int]) -> int:
+    return result.size * (math.prod(operation.attributes["window_dimensions"]) - 1) * bodies[0]
+
+
+def _select_and_scatter(operation: Operation, operands: list[Tensor], result: Tensor, bodies: list[int]) -> int:
+    window = math.prod(operation.attributes["window_dimensions"])
+    return operands[1].size * ((window - 1) * bodies[0] + bodies[1])
+
+
+def _scatter(operation: Operation, operands: list[Tensor], result: Tensor, bodies: list[int]) -> int:
+    return operands[-1].size * bodies[0]
+
+
+def _sort(operation: Operation, operands: list[Tensor], result: Tensor, bodies: list[int]) -> int:
+    length = result.shape[operation.attributes["dimension"].value] if result.shape else 1
+    return result.size * _log2(length) * bodies[0]
+
+
+def _fourier(operation: Operation, operands: list[Tensor], result: Tensor, bodies: list[int]) -> int:
+    return 5 * max(operands[0].size, result.size) * _log2(math.prod(operation.attributes["fft_length"]))
+
+
+def _composite(operation: Operation, operands: list[Tensor], result: Tensor, bodies: list[int]) -> int:
+    if text(operation.attributes["name"]) == "chlo.top_k":
+        return operands[0].size * _log2(operands[0].shape[-1])
+    return result.size
+
+
+def _log2(number: int) -> int:
+    return max(1, (number - 1).bit_length())
+
+
+_RULES: dict[str, Callable[[Operation, list[Tensor], Tensor, list[int]], int]] = {
+    "stablehlo.dot_general": _dot,
+    "stablehlo.convolution": _convolution,
+    "stablehlo.reduce": _reduce,
+    "stablehlo.reduce_window": _reduce_window,
+    "stablehlo.select_and_scatter": _select_and_scatter,
+    "stablehlo.scatter": _scatter,
+    "stablehlo.sort": _sort,
+    "stablehlo.fft": _fourier,
+    "stablehlo.composite": _composite,
+}
+
+
+def trip_count(module: Module, loop: Operation) -> int:
+    """How often a loop runs, if it counts: from a constant, by a constant step, while below a constant.
+
+    Raises:
+      Rejected: it does not, so that how long it runs depends on data.
+    """
+    condition, body = loop.blocks
+    test = module.producers.get(condition.returned[0])
+    if test is None or test.name != "stablehlo.compare" or "LT" not in str(test.attributes["comparison_direction"]):
+        raise _uncounted()
+    counter, bound = test.operands
+    if counter not in condition.arguments:
+        raise _uncounted()
+    slot = condition.arguments.index(counter)
+    if bound in condition.arguments:
+        carried = condition.arguments.index(bound)
+        if body.returned[carried] != body.arguments[carried]:
+            raise _uncounted()
+        bound = loop.operands[carried]
+    update = module.producers.get(body.returned[slot])
+    if update is None or update.name != "stablehlo.add" or body.arguments[slot] not in update.operands:
+        raise _uncounted()
+    step = update.operands[update.operands[0] == body.arguments[slot]]
+    first, last, by = (_constant(module, value) for value in (loop.operands[slot], bound, step))
+    trips = max(0, -((first - last) // by)) if by > 0 else MAX_EXECUTED + 1
+    # A counter that wraps around below its bound would start again.
+    if first + trips * by > _largest(module.types[counter].element):
+        raise _uncounted()
+    return trips
+
+
+def _constant(module: Module, value: int) -> int:
+    operation = module.producers.get(value)
+    if operation is None or operation.name != "stablehlo.constant" or module.types[value].shape:
+        raise _uncounted()
+    if not module.types[value].element.lstrip("u").startswith("i"):
+        raise _uncounted()
+    return int(operation.attributes["value"][0])
+
+
+def _largest(element: str) -> int:
+    return 2 ** int(element.lstrip("ui")) - 1 if element.startswith("u") else 2 ** (int(element.lstrip("i")) - 1) - 1
+
+
+def _uncounted() -> Rejected:
+    return Rejected(
+        "loop",
+        "a loop runs for a number of steps that depends on data; use lax.scan, or lax.fori_loop with constant bounds",
+    )

@@ -1,0 +1,288 @@
+"""Read exported StableHLO modules into plain Python, once.
+
+In goes the bytecode of one artifact, out comes a `Module`: functions, blocks and operations as tuples in which values
+are numbers. Everything that is not on the lists below is refused while reading, in every function, also one that is
+never called. Nothing is rewritten, compiled or run here, and nothing here knows what the artifact is for:
+`cost.py` counts it, `program.py` compares it with the space's contract, `fingerprint.py` with other programs.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+_ELEMENTWISE = """abs add and atan2 bitcast_convert cbrt ceil clamp compare complex convert cosine count_leading_zeros
+divide exponential exponential_minus_one floor imag is_finite log log_plus_one logistic maximum minimum multiply negate
+not or popcnt power real reduce_precision remainder rng_bit_generator round_nearest_afz round_nearest_even rsqrt select
+shift_left shift_right_arithmetic shift_right_logical sign sine sqrt subtract tan tanh xor"""
+_MOVEMENT = """broadcast_in_dim concatenate constant dynamic_slice dynamic_update_slice gather iota optimization_barrier
+pad reshape return reverse slice transpose"""
+_STRUCTURED = """case composite convolution dot_general fft if reduce reduce_window scatter select_and_scatter sort
+while"""
+
+ELEMENTWISE = frozenset("stablehlo." + name for name in _ELEMENTWISE.split())
+"""Operations that count one floating-point operation for each element of their result."""
+
+OPERATIONS = frozenset("stablehlo." + name for name in (_ELEMENTWISE + " " + _MOVEMENT + " " + _STRUCTURED).split())
+OPERATIONS |= {"func.func", "func.call", "func.return"}
+"""The operations that a program may hold: no custom calls, callbacks, feeds, collectives, dynamic shapes, or random
+numbers that depend on anything but their operands."""
+
+COMPOSITES = frozenset(
+    "chlo." + name
+    for name in """acos acosh asin asinh atan atanh bessel_i1e cosh digamma erf erf_inv
+erfc lgamma next_after polygamma sinh square tan top_k zeta""".split()
+)
+"""Composites that a program may hold; the compiler knows them by name and may ignore their decomposition."""
+
+COMMUTATIVE = frozenset("stablehlo." + name for name in "add and maximum minimum multiply or xor".split())
+
+_CONTROL = frozenset({"stablehlo.case", "stablehlo.if", "stablehlo.while"})
+_ARGUMENT_ATTRIBUTES = frozenset({"jax.arg_info", "jax.result_info"})
+_FUNCTION_ATTRIBUTES = frozenset({"sym_name", "sym_visibility", "function_type", "arg_attrs", "res_attrs"})
+_MODULE_ATTRIBUTES = frozenset(
+    {"sym_name", "jax.uses_shape_polymorphism", "mhlo.num_partitions", "mhlo.num_replicas"},
+)
+_ELEMENT_BYTES = {"i1": 1, "bf16": 2, "f16": 2, "f32": 4, "complex<f32>": 8, "f8E4M3FN": 1, "f8E5M2": 1}
+_ELEMENT_BYTES |= {f"{sign}{8 * size}": size for sign in ("i", "ui") for size in (1, 2, 4, 8)} | {"i4": 1, "ui4": 1}
+
+MAX_OPERATIONS = 40_000
+MAX_NESTING = 24
+
+
+class Rejected(Exception):
+    """A program is not admitted: the rule it breaks, and a sentence that says what was found and what to change."""
+
+    def __init__(self, rule: str, message: str) -> None:
+        super().__init__(message)
+        self.rule = rule
+
+
+class Tensor(NamedTuple):
+    """A value's type: its shape, and its elements as StableHLO writes them (`f32`, `ui32`, `i1`)."""
+
+    shape: tuple[int, ...]
+    element: str
+    bytes: int
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    def __str__(self) -> str:
+        return f"{self.element}[{','.join(map(str, self.shape))}]"
+
+
+class Operation(NamedTuple):
+    """One operation; values are numbers, unique in their module.
+
+    Attributes:
+      attributes: MLIR attributes by name; equal ones are equal and hash alike within one `Reader`.
+    """
+
+    name: str
+    operands: tuple[int, ...]
+    results: tuple[int, ...]
+    attributes: dict[str, Any]
+    blocks: tuple["Block", ...]
+
+
+class Block(NamedTuple):
+    """A straight line of operations, and the values that it starts from and ends with."""
+
+    arguments: tuple[int, ...]
+    operations: list[Operation]
+    returned: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Module:
+    """One artifact: its functions by name, and the type and the defining operation of every value.
+
+    Attributes:
+      types: type of each value.
+      producers: the operation that makes a value; arguments of blocks have none.
+      constant_bytes: bytes of constants that are not one number repeated.
+    """
+
+    functions: dict[str, Block] = field(default_factory=dict)
+    types: list[Tensor] = field(default_factory=list)
+    producers: dict[int, Operation] = field(default_factory=dict)
+    constant_bytes: int = 0
+
+    @property
+    def main(self) -> Block:
+        """The function that is called from outside."""
+        return self.functions["main"]
+
+
+class Reader:
+    """Reads the artifacts of one program; together they may not pass the limits.
+
+    Equal attributes and types of all artifacts are shared, which is what makes comparing them cheap.
+    """
+
+    def __init__(self, max_tensor_bytes: int) -> None:
+        """`max_tensor_bytes`: the largest single array that a program may hold [bytes]."""
+        from jax.interpreters import mlir
+
+        self.ir = mlir.ir
+        self.context = mlir.make_ir_context()
+        self.operations = 0
+        self._max_tensor_bytes = max_tensor_bytes
+        self._tensors: dict[Any, Tensor] = {}
+        self._splat: dict[Any, bool] = {}
+
+    def read(self, bytecode: bytes) -> Module:
+        """Parse one artifact.
+
+        Raises:
+          Rejected: it holds something that is not allowed.
+          Exception: anything else that the parser makes of malformed bytes.
+        """
+        from jax.extend import mlir
+
+        with self.context:
+            parsed = mlir.deserialize_portable_artifact(bytecode)
+            if not parsed.operation.verify():
+                raise Rejected("malformed", "the exported program does not verify; export it anew")
+            self._refuse_attributes("module", parsed.operation.attributes, _MODULE_ATTRIBUTES)
+            module = Module()
+            for operation in parsed.body.operations:
+                self._function(module, operation.operation)
+        if "main" not in module.functions:
+            raise Rejected("malformed", "the exported program has no function main; export it anew")
+        return module
+
+    def _function(self, module: Module, operation: Any) -> None:
+        ir, attributes = self.ir, operation.attributes
+        if operation.name == "sdy.mesh" and str(attributes["mesh"]) == "#sdy.mesh<[]>":
+            return  # declared for rematerialized functions with random keys; a mesh without axes lays out nothing
+        if operation.name != "func.func":
+            raise _not_allowed(operation.name)
+        self._refuse_attributes("function", attributes, _FUNCTION_ATTRIBUTES)
+        for key in ("arg_attrs", "res_attrs"):
+            for entry in attributes[key] if key in attributes else ():
+                self._refuse_attributes("function", ir.DictAttr(entry), _ARGUMENT_ATTRIBUTES)
+        name = ir.StringAttr(attributes["sym_name"]).value
+        module.functions[name] = self._block(module, operation.regions[0], {}, 0)
+
+    def _refuse_attributes(self, where: str, attributes: Any, allowed: frozenset[str]) -> None:
+        for name in attributes:
+            name = name if isinstance(name, str) else name.name
+            if name not in allowed:
+                raise Rejected("attribute", f"a {where} carries the attribute {name}; leave out what asks for it")
+
+    def _block(self, module: Module, region: Any, numbers: dict[Any, int], depth: int) -> Block:
+        if depth > MAX_NESTING:
+            raise Rejected("depth", f"loops and branches are nested more than {MAX_NESTING} deep; flatten them")
+        blocks = list(region.blocks)
+        if len(blocks) != 1:
+            raise Rejected("op", "a function has no body or jumps between blocks; use lax.cond and lax.scan")
+        arguments = tuple(self._number(module, value, numbers) for value in blocks[0].arguments)
+        operations: list[Operation] = []
+        returned: tuple[int, ...] = ()
+        for view in blocks[0].operations:
+            if view.operation.name == "sdy.sharding_constraint":
+                self._constraint(view.operation, numbers)
+                continue
+            operation = self._operation(module, view.operation, numbers, depth)
+            if operation.name in ("func.return", "stablehlo.return"):
+                returned = operation.operands
+            else:
+                operations.append(operation)
+        return Block(arguments, operations, returned)
+
+    def _operation(self, module: Module, raw: Any, numbers: dict[Any, int], depth: int) -> Operation:
+        name: str = raw.name
+        self.operations += 1
+        if self.operations > MAX_OPERATIONS:
+            raise Rejected("ops", f"more than {MAX_OPERATIONS:,} operations; use fewer layers, or lax.scan over them")
+        if name not in OPERATIONS or name == "func.func":
+            raise _not_allowed(name)
+        attributes = {}
+        for key in raw.attributes:
+            key = key if isinstance(key, str) else key.name
+            if "." in key:
+                raise Rejected("attribute", f"an operation carries the attribute {key}; leave out what asks for it")
+            attributes[key] = raw.attributes[key]
+        operands = tuple([numbers[value] for value in raw.operands])
+        results = tuple([self._number(module, value, numbers) for value in raw.results])
+        blocks = tuple([self._block(module, region, numbers, depth + 1) for region in raw.regions])
+        if name not in _CONTROL and any(inner.blocks for block in blocks for inner in block.operations):
+            raise Rejected("op", f"the function that {name} applies holds a loop or a branch; use lax.scan instead")
+        operation = Operation(name, operands, results, attributes, blocks)
+        for result in results:
+            module.producers[result] = operation
+        if name == "stablehlo.constant" and not self._is_splat(attributes["value"]):
+            module.constant_bytes += module.types[results[0]].bytes
+        if name == "stablehlo.composite" and (composite := text(attributes["name"])) not in COMPOSITES:
+            raise Rejected("op", f"the composite {composite} is not allowed; write it with jnp or lax functions")
+        return operation
+
+    def _constraint(self, raw: Any, numbers: dict[Any, int]) -> None:
+        """A layout over the empty mesh, the only one that can be declared, is its operand."""
+        if not str(raw.attributes["sharding"]).startswith("#sdy.sharding<@"):
+            raise Rejected("op", "an array is laid out over devices; leave out meshes and shardings")
+        numbers[raw.results[0]] = numbers[raw.operands[0]]
+
+    def _number(self, module: Module, value: Any, numbers: dict[Any, int]) -> int:
+        number = numbers[value] = len(module.types)
+        kind = value.type
+        tensor = self._tensors.get(kind)
+        if tensor is None:
+            tensor = self._tensors[kind] = self._tensor(kind)
+        module.types.append(tensor)
+        return number
+
+    def _tensor(self, kind: Any) -> Tensor:
+        try:
+            ranked = self.ir.RankedTensorType(kind)
+        except ValueError:
+            raise Rejected("op", f"a value has type {str(kind)[:60]}; only arrays are allowed") from None
+        if not ranked.has_static_shape or ranked.encoding is not None:
+            raise Rejected("shape", f"an array has shape {str(kind)[:60]}; shapes must be known when it is traced")
+        shape, element = tuple(ranked.shape), str(ranked.element_type)
+        if element not in _ELEMENT_BYTES:
+            raise Rejected("op", f"an array has elements of type {element[:30]}; use float32, bfloat16, int32 or bool")
+        size = math.prod(shape) * _ELEMENT_BYTES[element]
+        if size > self._max_tensor_bytes:
+            raise Rejected(
+                "memory",
+                f"an array of shape {shape} takes {size / 2**20:,.0f} MiB; the space allows "
+                f"{self._max_tensor_bytes / 2**20:,.0f} MiB in all: make it smaller, or go over it in a lax.scan",
+            )
+        return Tensor(shape, element, size)
+
+    def _is_splat(self, value: Any) -> bool:
+        splat = self._splat.get(value)
+        if splat is None:
+            splat = self._splat[value] = _is_splat(self.ir, value)
+        return splat
+
+
+def _not_allowed(name: str) -> Rejected:
+    if name == "stablehlo.custom_call":
+        return Rejected(
+            "custom_call",
+            "a library or host call was found (linear algebra such as cholesky, eigh, qr or svd, a callback, a kernel "
+            "of its own); use jnp and lax functions that need none",
+        )
+    return Rejected("op", f"the operation {name} is not allowed; use ordinary jnp, lax and nnx functions")
+
+
+def _is_splat(ir: Any, value: Any) -> bool:
+    try:
+        return ir.DenseElementsAttr(value).is_splat
+    except ValueError:  # complex constants have no such view
+        written = str(value)
+        if not written.startswith("dense<"):
+            raise Rejected(
+                "constant", "a constant is stored outside the program; compute it, or make it a parameter"
+            ) from None
+        return written.startswith("dense<(")
+
+
+def text(attribute: Any) -> str:
+    """The value of a string or symbol attribute, without its quotes."""
+    return attribute.value

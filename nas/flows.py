@@ -1,0 +1,184 @@
+"""How a task is carried out: the jobs behind a decision, one after another, and what came of them as plain data.
+
+A flow decides nothing that the search could decide: it depends on its own task alone, so tasks may run in any order
+and on any machine. Numbers, seeds and names of files are given to it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nas.admit import Admitted, Flow, admit
+from nas.execute import Event, Job, Need
+from nas.records import Failure, Point, Trial, Value, to_plain
+from nas.space import SearchSpace
+from nas.store import Score, Store, write_file
+from nas.train.engine import plan, plan_to_plain
+
+TRAIN_TIMEOUT_S = 3600.0
+TRAIN_MEMORY_BYTES = 8 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a task came to.
+
+    Attributes:
+      facts: the candidate's program at its defaults, if this task admitted it.
+      failure: why the task ended without scores.
+      scores: measured points and failures of trials.
+      programs: for trials at values other than the defaults, their program or failure.
+      trials: trials that the task made up itself, from numbers it measured.
+    """
+
+    facts: Mapping[str, Any] | None = None
+    failure: Failure | None = None
+    scores: Sequence[Score] = ()
+    programs: Mapping[int, Mapping[str, Any]] | None = None
+    trials: Sequence[Trial] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where and for what a run's tasks work."""
+
+    reference: str
+    space: SearchSpace
+    store: Store
+    examples: int
+    accelerators: int = 0
+    platform: str = "cpu"
+
+    def keep_program(self, admitted: Admitted) -> dict[str, Any]:
+        """Write a program's artifacts where trainers find them, and decide how it is run."""
+        import msgpack
+
+        facts = dict(admitted.facts)
+        path = self.store.program_path(facts["digest"])
+        if not path.exists():
+            write_file(path, msgpack.packb(dict(admitted.blobs)))
+        traits, flops = frozenset(facts["traits"]), facts["cost"]["flops"]
+        return facts | {"plan": plan_to_plain(plan(traits, flops, self.space, self.examples, self.platform))}
+
+
+def admission(place: Place, slot: int, source: str, values: Mapping[str, Value]) -> Flow[Outcome]:
+    """Trace and check a candidate at its defaults."""
+    found = yield from admit(place.reference, source, values, platform=place.platform, tag=f"{slot}", priority=slot)
+    if isinstance(found, Failure):
+        return Outcome(failure=found)
+    return Outcome(facts=place.keep_program(found))
+
+
+def first_rung(
+    place: Place, slot: int, source: str, facts: Mapping[str, Any], at_defaults: bool, trials: Sequence[Trial]
+) -> Flow[Outcome]:
+    """Train draws of one candidate that share its own values, on one compiled program, to the first rung."""
+    programs = None
+    if not at_defaults:
+        found = yield from admit(
+            place.reference, source, trials[0].values, platform=place.platform, tag=f"{slot}", priority=slot
+        )
+        if isinstance(found, Failure):
+            return Outcome(failure=found, programs={trial.id: {"failure": to_plain(found)} for trial in trials})
+        facts = place.keep_program(found)
+        programs = {trial.id: {"program": facts} for trial in trials}
+    (event,) = yield [_training(place, slot, "first", facts, trials, -1, (0,), keep=True)]
+    return Outcome(scores=_scores(place, slot, event, trials, (0,)), programs=programs)
+
+
+def promotion(place: Place, slot: int, facts: Mapping[str, Any], trial: Trial, rung: int) -> Flow[Outcome]:
+    """Train one paused trial to a rung, from its checkpoint of the rung below."""
+    (event,) = yield [_training(place, slot, "next", facts, [trial], rung - 1, (rung,), keep=True)]
+    return Outcome(scores=_scores(place, slot, event, [trial], (rung,)))
+
+
+def baseline(
+    place: Place, slot: int, source: str, values: Mapping[str, Value], draws: Sequence[Trial],
+    more_seeds: Callable[[Trial], Sequence[Trial]],
+) -> Flow[Outcome]:  # fmt: skip
+    """Admit a baseline, give it as many draws as a candidate, and train the best with several seeds to the top.
+
+    Args:
+      place: the run.
+      slot: the task's place.
+      source: the baseline's text.
+      values: its own values.
+      draws: its trials at the first rung.
+      more_seeds: makes the trials that repeat the best draw with other seeds.
+    """
+    admitted = yield from admission(place, slot, source, values)
+    if admitted.facts is None:
+        return admitted
+    facts, ladder = admitted.facts, place.space.ladder
+    (event,) = yield [_training(place, slot, "first", facts, draws, -1, (0,), keep=True)]
+    scores = _scores(place, slot, event, draws, (0,))
+    sign = 1 if place.space.task.maximize else -1
+    scored = [score for score in scores if score.point is not None]
+    if not scored:
+        return Outcome(facts=facts, scores=scores, failure=scores[0].failure)
+    best = max(scored, key=lambda score: (sign * score.point.score if score.point else 0.0, -score.trial))
+    chosen = next(trial for trial in draws if trial.id == best.trial)
+    others = more_seeds(chosen)
+    above, every = range(1, ladder.top + 1), range(ladder.top + 1)
+    jobs = [_training(place, slot, f"top{other.id}", facts, [other], -1, every, keep=False) for other in others]
+    if ladder.top:
+        jobs.insert(0, _training(place, slot, "top", facts, [chosen], 0, above, keep=False))
+    events = list((yield jobs)) if jobs else []
+    if ladder.top:
+        scores += _scores(place, slot, events.pop(0), [chosen], above)
+    for other, ended in zip(others, events, strict=True):
+        scores += _scores(place, slot, ended, [other], every)
+    return Outcome(facts=facts, scores=scores, trials=others)
+
+
+def _training(
+    place: Place, slot: int, name: str, facts: Mapping[str, Any], trials: Sequence[Trial], below: int,
+    rungs: Sequence[int], *, keep: bool,
+) -> Job:  # fmt: skip
+    """A job that trains trials from rung `below` (-1: from the start) through `rungs`."""
+    steps, store = place.space.ladder.steps, place.store
+    payload = {
+        "space": place.reference,
+        "program": str(store.program_path(facts["digest"])),
+        "digest": facts["digest"],
+        "param_leaves": facts["param_leaves"],
+        "how": dict(facts["plan"]),
+        "data": str(store.folder / "data"),
+        "cache": str(store.folder / "cache"),
+        "start": steps[below] if below >= 0 else 0,
+        "stops": [steps[rung] for rung in rungs],
+        "trials": [
+            {
+                "id": trial.id,
+                "seed": trial.seed,
+                "lr": trial.recipe["lr"],
+                "wd": trial.recipe["wd"],
+                "load": str(store.checkpoint_path(trial.id, below)) if below >= 0 else None,
+                "save": str(store.checkpoint_path(trial.id, rungs[-1])) if keep else None,
+            }
+            for trial in trials
+        ],
+    }
+    need = Need(cpus=1, accelerators=min(1, place.accelerators), memory_bytes=TRAIN_MEMORY_BYTES)
+    return Job(
+        id=f"{slot}.{name}", entry="nas.train.engine:train_job", payload=payload, need=need,
+        timeout_s=TRAIN_TIMEOUT_S, attempts=3, priority=slot,
+    )  # fmt: skip
+
+
+def _scores(place: Place, slot: int, event: Event, trials: Sequence[Trial], rungs: Sequence[int]) -> list[Score]:
+    """What a training job measured, as rows; a job without an answer is a failure of every trial in it."""
+    if event.kind != "done":
+        blame = "candidate" if event.kind in ("error", "timeout", "memory") else "machine"
+        text = f"training ended with {event.kind}: {event.error[:300] or 'no further word'}"
+        failure = Failure(stage="train", rule=event.kind, message=text, blame=blame)
+        return [Score(trial=t.id, rung=rungs[0], slot=slot, point=None, failure=failure) for t in trials]
+    rows = []
+    for trial, result in zip(trials, event.result["trials"], strict=True):
+        for rung, (point, losses) in zip(rungs, result["points"], strict=False):
+            rows.append(Score(trial=trial.id, rung=rung, slot=slot, point=Point(**point), failure=None, losses=losses))
+        if "failure" in result:
+            reached = rungs[len(result["points"])]
+            failed = Failure(**result["failure"])
+            rows.append(Score(trial=trial.id, rung=reached, slot=slot, point=None, failure=failed))
+    return rows

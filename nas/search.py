@@ -1,0 +1,237 @@
+"""Search a space, from the command line: `python -m nas.search --budget 200`.
+
+This module reads the arguments, opens or continues a run, starts the executor, and prints the table at the end. What
+happens in between is `loop.py`. Results go to standard output, progress to standard error. Exit status: 0 if at
+least one candidate was scored, 1 if none was, 2 if the arguments or the run were of no use, 130 after Ctrl-C.
+"""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nas.execute import Job
+from nas.execute.local import LocalExecutor
+from nas.flows import Place
+from nas.loop import Config, Search, stop_on_signals
+from nas.progress import View, make_view
+from nas.space import SearchSpace, SpaceError, canonical, digest, load, names
+from nas.store import Store, StoreError
+
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "optuna", "numpy")
+
+
+class UsageError(ValueError):
+    """An argument that cannot be used; the message says what was received and what is allowed."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m nas.search",
+        description="Search for architectures, from proposals to a table. Without an API key, evolution proposes.",
+    )
+    add = made.add_argument
+    add("--space", default="mnist1d", metavar="SPACE", help=f"{', '.join(names())}, a file or module:object (mnist1d)")
+    add("--budget", type=int, default=200, metavar="N", help="candidates admitted to the first rung (200)")
+    add("--seed", type=int, default=0, metavar="N", help="of every draw (0)")
+    add("--workers", type=int, metavar="N", help="jobs at once (one a core, or one an accelerator)")
+    add("--lookahead", type=int, metavar="N", help="tasks a decision does not wait for (8 a worker)")
+    add("--order", choices=("slots", "arrival"), default="slots", help="slots repeats bit for bit; arrival never waits")
+    add("--max-hours", type=float, metavar="H", help="decide nothing new after so many hours (no limit)")
+    add("--name", metavar="NAME", help="of the run's folder (space and time)")
+    add("--results", type=Path, default=Path("results/runs"), metavar="DIR", help="where runs are kept (results/runs)")
+    add("--resume", type=Path, metavar="DIR", help="continue the run in this folder; other choices are taken from it")
+    add("--dry-run", action="store_true", help="print the ladder, the expected trainings and the time, and stop")
+    add("--debug", action="store_true", help="show the traceback of an error")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    parsed = parser().parse_args(arguments)
+    try:
+        return _run(parsed)
+    except (UsageError, SpaceError, StoreError) as error:
+        if parsed.debug:
+            traceback.print_exc()
+        print(f"nas.search: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    _check(parsed)
+    store = Store(parsed.resume, write=True) if parsed.resume else None
+    reference = store.config["space"] if store else canonical(parsed.space)
+    space = load(reference)
+    if parsed.dry_run:
+        return _dry_run(space, reference, parsed)
+    accelerators = _accelerators()
+    workers = parsed.workers or (len(accelerators) or _cores())
+    if store is None:
+        store = _create(parsed, space, reference, workers)
+    config = store.config
+    view = make_view()
+    try:
+        _say_start(view, store, config, space, resumed=bool(parsed.resume))
+        with LocalExecutor(workers=workers, accelerators=accelerators) as executor:
+            examples = _prepare(executor, store, reference)
+            place = Place(
+                reference=reference, space=space, store=store, examples=examples, accelerators=len(accelerators),
+                platform=accelerators[0].partition(":")[0] if accelerators else "cpu",
+            )  # fmt: skip
+            deadline = time.monotonic() + 3600 * parsed.max_hours if parsed.max_hours else None
+            settings = Config(**{key: config[key] for key in ("budget", "seed", "lookahead", "order")})
+            search = Search(place, executor, settings, view, deadline)
+            with stop_on_signals(search, view.say):
+                finished = search.run()
+            search.tuner.sync(f"sqlite:///{store.path}", "nas")
+    finally:
+        view.close()
+        store.close()
+    return _end(store, finished, stopped=search.stopping)
+
+
+def _check(parsed: argparse.Namespace) -> None:
+    if parsed.budget < 1:
+        raise UsageError(f"--budget {parsed.budget}: a budget is 1 or more; try --budget 20 for a first look")
+    for flag in ("workers", "lookahead"):
+        value = getattr(parsed, flag)
+        if value is not None and value < 1:
+            raise UsageError(f"--{flag} {value}: give 1 or more, or leave it out")
+    if parsed.max_hours is not None and not parsed.max_hours > 0:
+        raise UsageError(f"--max-hours {parsed.max_hours}: give a number above 0, or leave it out")
+    if parsed.seed < 0:
+        raise UsageError(f"--seed {parsed.seed}: give 0 or more")
+    if parsed.name is not None and (not parsed.name or "/" in parsed.name or parsed.name.startswith(".")):
+        raise UsageError(f"--name '{parsed.name}': give a plain folder name, without '/' and not starting with '.'")
+
+
+def _create(parsed: argparse.Namespace, space: SearchSpace, reference: str, workers: int) -> Store:
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    name = parsed.name or f"{space.name.replace(':', '-')}-{stamp}"
+    config: dict[str, Any] = {
+        "space": reference,
+        "space_name": space.name,
+        "space_version": space.version,
+        "space_digest": digest(space),
+        "metric": space.task.metric,
+        "maximize": space.task.maximize,
+        "decimals": space.task.decimals,
+        "ladder": {"steps": list(space.ladder.steps), "eta": space.ladder.eta, "draws": space.ladder.draws},
+        "baseline_seeds": space.baseline_seeds,
+        "budget": parsed.budget,
+        "seed": parsed.seed,
+        "lookahead": parsed.lookahead or 8 * workers,
+        "order": parsed.order,
+        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "machine": machine() | {"workers": workers},
+        "name": name,
+        "created": stamp,
+    }
+    return Store.create(parsed.results / name, config)
+
+
+def machine() -> dict[str, Any]:
+    """What bits depend on beside the versions: processor, its vector instructions, system."""
+    flags: list[str] = []
+    model = platform.processor()
+    try:
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "flags" and not flags:
+                flags = sorted(f for f in value.split() if f.startswith(("avx", "amx", "fma", "sse4")))
+            elif key.strip() == "model name":
+                model = value.strip()
+    except OSError:
+        pass
+    return {
+        "processor": model,
+        "instructions": flags,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "nproc_per_trial": 1,
+    }
+
+
+def _say_start(view: View, store: Store, config: dict[str, Any], space: SearchSpace, *, resumed: bool) -> None:
+    view.say(
+        f"{space.name}@{space.version}, budget {config['budget']}, seed {config['seed']}, run {store.folder}; "
+        "no model is asked: evolution, random sampling and tuning propose"
+    )
+    if not resumed:
+        return
+    if config["space_digest"] != digest(space):
+        text = f"'{store.folder}' was made with another state of space '{space.name}@{config['space_version']}'"
+        raise StoreError(f"{text}; restore the space's file, or start a new run")
+    for key, was in config["versions"].items():
+        now = importlib.metadata.version(key)
+        if now != was:
+            view.say(f"warning: {key} is {now}, the run began with {was}; results may differ in the last bits")
+    now_on, was_on = machine(), config["machine"]
+    for key in ("processor", "instructions", "system", "python"):
+        if now_on[key] != was_on[key]:
+            view.say(f"warning: this machine's {key} differs from the run's; results may differ in the last bits")
+
+
+def _prepare(executor: LocalExecutor, store: Store, reference: str) -> int:
+    """Make the training and validation arrays, unless they are there; returns how many validation examples."""
+    folder = store.folder / "data"
+    note = folder / "sizes.json"
+    if note.exists():
+        return json.loads(note.read_text("utf-8"))["validation"]
+    payload = {"space": reference, "folder": str(folder)}
+    executor.submit(Job(id=f"prepare-{time.monotonic_ns()}", entry="nas.train.engine:prepare_job", payload=payload))
+    while True:
+        for event in executor.poll(1.0):
+            if event.kind != "done":
+                raise StoreError(f"the data of space '{reference}' could not be made: {event.error or event.kind}")
+            note.write_text(json.dumps(event.result), "utf-8")
+            return event.result["validation"]
+
+
+def _end(store: Store, finished: bool, *, stopped: bool) -> int:
+    """Print the table, and how to go on."""
+    from nas import leaderboard
+
+    reader = Store(store.folder)
+    scored = any(score.point for score in reader.scores())
+    print(leaderboard.render(reader))
+    print(f"run: {store.folder} ({reader.disk_bytes() / 2**20:.0f} MiB)")
+    reader.close()
+    if not finished:
+        print(f"continue: python -m nas.search --resume {store.folder}")
+    return 130 if stopped else 0 if scored else 1
+
+
+def _dry_run(space: SearchSpace, reference: str, parsed: argparse.Namespace) -> int:
+    from nas.estimate import estimate
+
+    print(estimate(space, reference, parsed.budget, parsed.workers or _cores()))
+    return 0
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _accelerators() -> list[str]:
+    """Devices that JAX could use here, found without opening one: a driver opened in this process stays open."""
+    if any(importlib.util.find_spec(f"jax_cuda{major}_plugin") for major in (12, 13)):
+        return [f"cuda:{path.name[6:]}" for path in sorted(Path("/dev").glob("nvidia[0-9]*"))]
+    if importlib.util.find_spec("libtpu"):
+        chips = [*Path("/dev").glob("accel*"), *Path("/dev/vfio").glob("[0-9]*")]
+        return [f"tpu:{index}" for index in range(len(chips))]
+    return []
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,416 @@
+"""The record of a run: one folder with a database, source files, programs and checkpoints. The one truth.
+
+    results/runs/<name>/
+      run.db             tables `nas_*` (SQLite, WAL, synchronous=FULL) and Optuna's study beside them
+      run.json           resolved configuration, versions, hardware: what `--resume` starts from
+      candidates/0007.py every proposal's source, the rejected ones too
+      programs/<hash>    exported artifacts of admitted programs
+      data/  cache/      training and validation arrays; compiled executables (both can be made again)
+      checkpoints/       paused trials that can still be promoted, and the finalists' weights
+
+One process writes, under a lock; readers open read-only. A search is a sequence of *tasks*: a task is stored with
+everything it decided before it runs, and its outcome when it ends, each in one transaction, so that what was
+acknowledged survives a kill and what was not is run again. Numbers of rows are sequence numbers; times and attempts
+stand in columns of their own, which `dump` leaves out: two runs that did the same print the same.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from nas.records import Candidate, Failure, Point, Trial, to_plain, tunable_from_plain
+
+SCHEMA = 1
+
+_tables = sa.MetaData()
+_run = sa.Table(
+    "nas_run",
+    _tables,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("schema", sa.Integer, nullable=False),
+    sa.Column("config", sa.JSON, nullable=False),
+)
+_task = sa.Table(
+    "nas_task",
+    _tables,
+    sa.Column("slot", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("candidate", sa.Integer, nullable=False),
+    sa.Column("decision", sa.JSON, nullable=False),
+    sa.Column("outcome", sa.JSON),
+    sa.Column("usage", sa.JSON),
+)
+_candidate = sa.Table(
+    "nas_candidate",
+    _tables,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("slot", sa.Integer, nullable=False),
+    sa.Column("arm", sa.String(16), nullable=False),
+    sa.Column("operator", sa.Text, nullable=False),
+    sa.Column("idea", sa.Text, nullable=False),
+    sa.Column("parents", sa.JSON, nullable=False),
+    sa.Column("tunables", sa.JSON, nullable=False),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("failure", sa.JSON),
+    sa.Column("program", sa.JSON),
+)
+_trial = sa.Table(
+    "nas_trial",
+    _tables,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("candidate", sa.Integer, nullable=False),
+    sa.Column("slot", sa.Integer, nullable=False),
+    sa.Column("arm", sa.String(16), nullable=False),
+    sa.Column("values", sa.JSON, nullable=False),
+    sa.Column("recipe", sa.JSON, nullable=False),
+    sa.Column("seed", sa.BigInteger, nullable=False),
+    sa.Column("program", sa.JSON),
+    sa.Column("failure", sa.JSON),
+)
+_score = sa.Table(
+    "nas_score",
+    _tables,
+    sa.Column("trial", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("rung", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("slot", sa.Integer, nullable=False),
+    sa.Column("point", sa.JSON),
+    sa.Column("losses", sa.JSON),
+    sa.Column("failure", sa.JSON),
+)
+_note = sa.Table(
+    "nas_note",
+    _tables,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("slot", sa.Integer, nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+)
+
+_UNREPEATABLE = {"usage"}
+"""Columns that two equal runs may differ in: seconds, memory, attempts."""
+
+
+class StoreError(RuntimeError):
+    """A run that cannot be opened or written; the message has one line and says how to go on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One decision and what came of it.
+
+    Attributes:
+      slot: place in the sequence of decisions; a slot that decided nothing has no task.
+      kind: `baseline`, `admit`, `first` (draws of one candidate to the first rung) or `promote`.
+      candidate: whom it is about.
+      decision: everything that was decided, as plain data.
+      outcome: what came of it, or None while it runs.
+      usage: seconds and attempts; no decision may depend on it.
+    """
+
+    slot: int
+    kind: str
+    candidate: int
+    decision: Mapping[str, Any]
+    outcome: Mapping[str, Any] | None = None
+    usage: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """A trial at a rung: a point of its curve, or the failure it ended with."""
+
+    trial: int
+    rung: int
+    slot: int
+    point: Point | None
+    failure: Failure | None
+    losses: Sequence[float] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A candidate with what admission said: its program's facts, or the failure."""
+
+    candidate: Candidate
+    slot: int
+    failure: Failure | None
+    program: Mapping[str, Any] | None
+
+
+class Store:
+    """A run's folder and database.
+
+    Args:
+      folder: the run's folder.
+      write: take the run's lock and write; otherwise read only.
+      url: database address for SQLAlchemy; the run's SQLite file if None.
+    Raises:
+      StoreError: there is no run, it is of another version, damaged, read-only, or in use by another process.
+    """
+
+    def __init__(self, folder: Path, *, write: bool = False, url: str | None = None) -> None:
+        self.folder, self._lock = folder, None
+        self.path = folder / "run.db"
+        if not (folder / "run.json").is_file():
+            raise StoreError(f"'{folder}' holds no run (no run.json); give the folder of one, or start a new search")
+        if write:
+            self._take_lock()
+        mode = "" if write else "&mode=ro"
+        self.url = url or f"sqlite:///file:{self.path}?uri=true{mode}"
+        self.engine = sa.create_engine(self.url)
+        if self.url.startswith("sqlite"):
+            sa.event.listen(self.engine, "connect", _pragmas if write else _read_pragmas)
+        with self._friendly():
+            if write:
+                _tables.create_all(self.engine)
+            self._check_schema()
+
+    @classmethod
+    def create(cls, folder: Path, config: Mapping[str, Any], *, url: str | None = None) -> "Store":
+        """Make a run's folder and write its configuration.
+
+        Raises:
+          StoreError: the folder holds a run already, or cannot be written.
+        """
+        if (folder / "run.json").exists():
+            raise StoreError(
+                f"'{folder}' holds a run already; continue it with --resume {folder}, or take another --name"
+            )
+        try:
+            for part in ("candidates", "programs", "data", "cache", "checkpoints"):
+                (folder / part).mkdir(parents=True, exist_ok=True)
+            write_file(folder / "run.json", json.dumps(config, indent=2, sort_keys=True).encode() + b"\n")
+        except OSError as error:
+            text = f"'{folder}' cannot be written ({error.strerror}); give --results a folder with room that is yours"
+            raise StoreError(text) from error
+        store = cls(folder, write=True, url=url)
+        with store._friendly(), store.engine.begin() as connection:
+            connection.execute(_run.insert().values(id=1, schema=SCHEMA, config=_repeatable(config)))
+        return store
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration that the run was started with."""
+        return json.loads((self.folder / "run.json").read_text("utf-8"))
+
+    def close(self) -> None:
+        """Fold the log into the database file, so that it can be copied, and let go of the lock."""
+        with contextlib.suppress(sa.exc.SQLAlchemyError):
+            if self._lock is not None and self.url.startswith("sqlite"):
+                with self.engine.connect() as connection:
+                    connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        self.engine.dispose()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    # ---- writing
+
+    def begin(
+        self, task: Task, candidates: Sequence[Entry] = (), trials: Sequence[Trial] = (), notes: Sequence[str] = ()
+    ) -> None:
+        """Store a decision, with the candidates and trials that it made, before anything of it runs."""
+        for entry in candidates:
+            write_file(self.source_path(entry.candidate.id), entry.candidate.source.encode())
+        with self._friendly(), self.engine.begin() as connection:
+            connection.execute(_task.insert().values(slot=task.slot, kind=task.kind, candidate=task.candidate,
+                                                     decision=to_plain(task.decision)))  # fmt: skip
+            for entry in candidates:
+                connection.execute(_candidate.insert().values(**_entry_row(entry)))
+            for trial in trials:
+                connection.execute(_trial.insert().values(slot=task.slot, **to_plain(trial)))
+            self._add_notes(connection, task.slot, notes)
+
+    def finish(
+        self,
+        slot: int,
+        outcome: Mapping[str, Any],
+        usage: Mapping[str, Any],
+        scores: Sequence[Score] = (),
+        programs: Mapping[int, Mapping[str, Any]] | None = None,
+        trials: Sequence[Trial] = (),
+    ) -> None:
+        """Store what came of a task: the scores it measured, programs of trials, and trials that it made itself."""
+        with self._friendly(), self.engine.begin() as connection:
+            row = _task.update().where(_task.c.slot == slot)
+            connection.execute(row.values(outcome=to_plain(outcome), usage=to_plain(usage)))
+            for trial in trials:
+                connection.execute(_trial.insert().values(slot=slot, **to_plain(trial)))
+            for score in scores:
+                connection.execute(_score.insert().values(**to_plain(score)))
+            for trial, facts in (programs or {}).items():
+                kept = {key: to_plain(facts[key]) for key in ("program", "failure") if key in facts}
+                connection.execute(_trial.update().where(_trial.c.id == trial).values(**kept))
+
+    def admit(self, candidate: int, failure: Failure | None, program: Mapping[str, Any] | None) -> None:
+        """Store the verdict on a candidate, at the slot where the search learns of it."""
+        with self._friendly(), self.engine.begin() as connection:
+            row = _candidate.update().where(_candidate.c.id == candidate)
+            connection.execute(row.values(failure=to_plain(failure), program=to_plain(program)))
+
+    def _add_notes(self, connection: sa.Connection, slot: int, notes: Sequence[str]) -> None:
+        count = connection.execute(sa.select(sa.func.count()).select_from(_note)).scalar_one()
+        for index, text in enumerate(notes, count + 1):
+            connection.execute(_note.insert().values(id=index, slot=slot, text=text))
+
+    # ---- reading
+
+    def tasks(self) -> list[Task]:
+        """Every task in the order of its slot."""
+        return [Task(**row) for row in self._rows(_task)]
+
+    def entries(self) -> list[Entry]:
+        """Every proposal in the order of its number, rejected ones included."""
+        return [_entry(row) for row in self._rows(_candidate)]
+
+    def trials(self) -> list[Trial]:
+        """Every trial in the order of its number."""
+        keys = [f.name for f in dataclasses.fields(Trial)]
+        return [Trial(**{key: row[key] for key in keys}) for row in self._rows(_trial)]
+
+    def scores(self) -> list[Score]:
+        """Every score, by trial and rung."""
+        return [
+            Score(**row | {"point": _maybe(Point, row["point"]), "failure": _maybe(Failure, row["failure"])})
+            for row in self._rows(_score)
+        ]
+
+    def notes(self) -> list[str]:
+        """What the search said in words, in order."""
+        return [row["text"] for row in self._rows(_note)]
+
+    def _rows(self, table: sa.Table) -> list[dict[str, Any]]:
+        with self._friendly(), self.engine.connect() as connection:
+            found = connection.execute(sa.select(table).order_by(*table.primary_key.columns))
+            return [dict(row) for row in found.mappings()]
+
+    # ---- files
+
+    def source_path(self, candidate: int) -> Path:
+        """Where a candidate's source is."""
+        return self.folder / "candidates" / f"{candidate:04d}.py"
+
+    def program_path(self, digest: str) -> Path:
+        """Where a program's artifacts are."""
+        return self.folder / "programs" / digest
+
+    def checkpoint_path(self, trial: int, rung: int) -> Path:
+        """Where a trial's state after a rung is."""
+        return self.folder / "checkpoints" / f"{trial:05d}-{rung}.safetensors"
+
+    def disk_bytes(self) -> int:
+        """Bytes that the run's folder holds."""
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+
+    # ---- inside
+
+    def _take_lock(self) -> None:
+        import fcntl
+
+        try:
+            self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._lock or -1)
+            raise StoreError(
+                f"'{self.folder}' is in use by another search; wait for it, or take another --name"
+            ) from error
+        except OSError as error:
+            raise StoreError(f"'{self.folder}' cannot be written ({error.strerror}); make it writable") from error
+
+    def _check_schema(self) -> None:
+        with self.engine.connect() as connection:
+            row = connection.execute(sa.select(_run.c.schema)).first()
+        if row is not None and row[0] != SCHEMA:
+            text = f"'{self.folder}' was written by schema {row[0]}, this program reads {SCHEMA}"
+            raise StoreError(f"{text}; use the version it was made with, or start a new run")
+
+    @contextlib.contextmanager
+    def _friendly(self) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.DatabaseError as error:
+            reason = " ".join(str(error.orig).split())
+            remedy = "free some space" if "full" in reason else "mend or remove the file"
+            remedy = "wait and try again" if "locked" in reason else remedy
+            remedy = "make the folder writable" if "readonly" in reason or "unable to open" in reason else remedy
+            raise StoreError(f"the database {self.path} cannot be used ({reason}); {remedy}, then --resume") from error
+
+
+def _pragmas(connection: Any, _: Any) -> None:
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA busy_timeout=10000")
+
+
+def _read_pragmas(connection: Any, _: Any) -> None:
+    connection.execute("PRAGMA busy_timeout=10000")
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file once: under a temporary name, flushed, renamed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _repeatable(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in ("machine", "created", "name")}
+
+
+def _entry_row(entry: Entry) -> dict[str, Any]:
+    row = to_plain(entry.candidate)
+    return row | {"slot": entry.slot, "failure": to_plain(entry.failure), "program": to_plain(entry.program)}
+
+
+def _entry(row: dict[str, Any]) -> Entry:
+    failure, program, slot = _maybe(Failure, row.pop("failure")), row.pop("program"), row.pop("slot")
+    row["tunables"] = {name: tunable_from_plain(plain) for name, plain in row["tunables"].items()}
+    return Entry(
+        candidate=Candidate(**row | {"parents": tuple(row["parents"])}), slot=slot, failure=failure, program=program
+    )
+
+
+def _maybe(kind: Any, plain: Mapping[str, Any] | None) -> Any:
+    return None if plain is None else kind(**plain)
+
+
+def dump(store: Store) -> Iterator[str]:
+    """The run in canonical form: one JSON line a row, without times, places and attempts."""
+    for table in (_run, _task, _candidate, _trial, _score, _note):
+        for row in store._rows(table):
+            kept = {key: value for key, value in row.items() if key not in _UNREPEATABLE}
+            yield json.dumps({"table": table.name, **kept}, sort_keys=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line: `python -m nas.store dump RUN`."""
+    parser = argparse.ArgumentParser(prog="python -m nas.store", description="Print what a run's database holds.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("dump", help="the canonical form: one JSON line a row, without times")
+    one.add_argument("run", type=Path, help="folder of the run")
+    parsed = parser.parse_args(arguments)
+    try:
+        for line in dump(Store(parsed.run)):
+            print(line)
+    except StoreError as error:
+        print(f"nas.store: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        sys.stderr.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

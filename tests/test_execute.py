@@ -1,0 +1,500 @@
+"""A battery that every executor must pass, then what is particular to the local one.
+
+Another backend is run through the battery by adding a line to `BACKENDS`.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+
+from nas.execute import Event, Executor, Job, Need, launch, local
+from nas.execute.attempt import ENTRIES_LIMIT, decode
+from nas.execute.local import LocalExecutor
+from nas.execute.server import FRAME_LIMIT_BYTES, HEADER, to_frame
+
+BACKENDS: dict[str, Callable[[], Executor]] = {
+    "local": lambda: LocalExecutor(workers=2, preload=()),
+}
+SECRET = "canary-of-the-coordinator"
+
+
+@pytest.fixture(params=BACKENDS)
+def executor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Executor]:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", SECRET)
+    executor = BACKENDS[request.param]()
+    yield executor
+    executor.close()
+
+
+def job(name: str, **fields: Any) -> Job:
+    payload = fields.pop("payload", {})
+    return Job(id=fields.pop("id", name), entry=f"jobs:{name}", payload=payload, **fields)
+
+
+def collect(executor: Executor, count: int = 1, within_s: float = 60) -> list[Event]:
+    """The next events, `count` of them."""
+    events: list[Event] = []
+    end = time.monotonic() + within_s
+    while len(events) < count and time.monotonic() < end:
+        events += executor.poll(1)
+    assert len(events) == count, events
+    return events
+
+
+def run(executor: Executor, job: Job) -> Event:
+    executor.submit(job)
+    return collect(executor)[0]
+
+
+def wait_for(condition: Callable[[], Any], executor: Executor | None = None, within_s: float = 20) -> Any:
+    end = time.monotonic() + within_s
+    while not (value := condition()):
+        assert time.monotonic() < end, "did not happen in time"
+        if executor is not None:
+            assert not executor.poll(0.02)
+        else:
+            time.sleep(0.02)
+    return value
+
+
+def read_pids(path: Path) -> list[int]:
+    return [int(pid) for pid in path.read_text().split()] if path.exists() else []
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def assert_gone(pids: list[int]) -> None:
+    wait_for(lambda: not any(map(alive, pids)), within_s=2)
+
+
+# The battery.
+
+
+def test_result_of_a_job_is_returned(executor: Executor) -> None:
+    event = run(executor, job("echo", payload={"value": 21}))
+    assert (event.job_id, event.kind, event.result, event.attempt) == ("echo", "done", 21, 1)
+
+
+def test_plain_data_makes_the_round_trip(executor: Executor) -> None:
+    value = {"a": [None, True, -(2**63), 1.5, float("inf"), "Ω\n"], "b": {"c": bytes(range(256)), "d": {}}, "e": []}
+    assert run(executor, job("echo", payload={"value": value})).result == value
+
+
+def test_large_payload_and_result_arrive_whole(executor: Executor) -> None:
+    value = os.urandom(8 << 20)
+    assert run(executor, job("echo", payload={"value": value})).result == value
+
+
+def test_exception_is_an_error_and_not_retried(executor: Executor, tmp_path: Path) -> None:
+    event = run(executor, job("fail", payload={"count": str(tmp_path / "count")}, attempts=3))
+    assert event.kind == "error" and event.attempt == 1
+    assert event.error.startswith("ValueError: shape (3,) does not match (4,) (jobs.py:")
+    assert (tmp_path / "count").read_text() == "x"
+
+
+@pytest.mark.parametrize("entry", ["jobs:no_such_function", "no_such_module:echo", "jobs", ":", ""])
+def test_unknown_entry_is_an_error(executor: Executor, entry: str) -> None:
+    event = run(executor, Job(id="unknown", entry=entry, payload={}))
+    assert event.kind == "error" and event.error
+
+
+@pytest.mark.parametrize("name", ["leave", "return_object"])
+def test_exit_and_results_that_are_not_plain_are_errors(executor: Executor, name: str) -> None:
+    event = run(executor, job(name))
+    assert event.kind == "error" and event.error
+
+
+def test_job_that_dies_once_is_run_again(executor: Executor, tmp_path: Path) -> None:
+    event = run(executor, job("die", payload={"count": str(tmp_path / "count"), "survive": 1}))
+    assert (event.kind, event.result, event.attempt) == ("done", 1, 2)
+
+
+def test_job_that_always_dies_is_lost_after_its_attempts(executor: Executor, tmp_path: Path) -> None:
+    fields = {"count": str(tmp_path / "count"), "signal_number": int(signal.SIGSEGV)}
+    event = run(executor, job("die", payload=fields, attempts=3))
+    assert (event.kind, event.attempt) == ("lost", 3) and "SIGSEGV" in event.error
+    assert (tmp_path / "count").read_text() == "xxx"
+
+
+def test_lost_event_says_what_the_process_wrote_last(executor: Executor) -> None:
+    event = run(executor, job("abort", payload={"last_words": "F0000 check failed: n > 0"}, attempts=1))
+    assert event.kind == "lost" and event.error == "killed by SIGABRT: F0000 check failed: n > 0"
+
+
+@pytest.mark.parametrize("new_session", [False, True])
+def test_hung_job_times_out_and_nothing_of_it_is_left(executor: Executor, tmp_path: Path, new_session: bool) -> None:
+    fields = {"pids": str(tmp_path / "pids"), "new_session": new_session}
+    event = run(executor, job("hang", payload=fields, timeout_s=1.0))
+    pids = read_pids(tmp_path / "pids")
+    assert (event.kind, event.attempt, len(pids)) == ("timeout", 1, 2)
+    assert_gone(pids)
+
+
+@pytest.mark.parametrize("new_session", [False, True])
+def test_hung_job_is_cancelled_and_nothing_of_it_is_left(executor: Executor, tmp_path: Path, new_session: bool) -> None:
+    executor.submit(job("hang", payload={"pids": str(tmp_path / "pids"), "new_session": new_session}))
+    pids = wait_for(lambda: read_pids(tmp_path / "pids"), executor)
+    executor.cancel("hang")
+    assert collect(executor)[0].kind == "cancelled"
+    assert_gone(pids)
+
+
+@pytest.mark.parametrize("new_session", [False, True])
+def test_job_that_ends_leaves_no_process_behind(executor: Executor, tmp_path: Path, new_session: bool) -> None:
+    fields = {"pids": str(tmp_path / "pids"), "new_session": new_session}
+    assert run(executor, job("leave_child_behind", payload=fields)).kind == "done"
+    assert_gone(read_pids(tmp_path / "pids"))
+
+
+def test_waiting_job_is_cancelled_and_never_runs(executor: Executor, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        executor.submit(job("sleep", id=name, payload={"seconds": 0.3}))
+    executor.submit(job("append", id="c", payload={"path": str(tmp_path / "ran"), "text": "c"}))
+    executor.poll(0)
+    executor.cancel("c")
+    assert {event.job_id: event.kind for event in collect(executor, 3)} == {"a": "done", "b": "done", "c": "cancelled"}
+    assert not (tmp_path / "ran").exists()
+
+
+def test_cancelling_what_is_unknown_or_has_ended_changes_nothing(executor: Executor) -> None:
+    executor.cancel("nobody")
+    assert run(executor, job("echo")).kind == "done"
+    executor.cancel("echo")
+    assert not executor.poll(0.1)
+
+
+def test_jobs_start_by_priority_and_then_by_arrival(executor: Executor, tmp_path: Path) -> None:
+    whole = Need(cpus=executor.capacity().cpus)
+    for name, priority in (("a", 1), ("b", 0), ("c", 1), ("d", -1), ("e", 0)):
+        payload = {"path": str(tmp_path / "order"), "text": name}
+        executor.submit(job("append", id=name, priority=priority, need=whole, payload=payload))
+    collect(executor, 5)
+    assert (tmp_path / "order").read_text() == "dbeac"
+
+
+def test_job_that_needs_all_cores_is_not_overtaken(executor: Executor, tmp_path: Path) -> None:
+    path = str(tmp_path / "order")
+    executor.submit(job("sleep", payload={"seconds": 0.3}))
+    executor.submit(
+        job("append", id="wide", need=Need(cpus=executor.capacity().cpus), payload={"path": path, "text": "w"})
+    )
+    executor.submit(job("append", id="narrow", payload={"path": path, "text": "n"}))
+    collect(executor, 3)
+    assert (tmp_path / "order").read_text() == "wn"
+
+
+@pytest.mark.parametrize("in_child", [False, True])
+def test_job_above_its_memory_limit_is_ended(executor: Executor, in_child: bool) -> None:
+    need = Need(memory_bytes=150 << 20)
+    event = run(executor, job("hold", need=need, payload={"size": 300 << 20, "in_child": in_child}))
+    assert event.kind == "memory" and "150 MiB" in event.error
+
+
+def test_secret_of_the_coordinator_is_in_no_environment_of_a_job(executor: Executor) -> None:
+    for sealed in (False, True):
+        event = run(executor, job("everything_readable", id=f"sealed {sealed}", sealed=sealed))
+        assert event.kind == "done" and SECRET not in event.result and "PATH" in event.result
+
+
+def test_sealed_job_sees_the_short_environment_only(executor: Executor) -> None:
+    event = run(executor, job("environment", sealed=True))
+    assert set(event.result) == {"PATH", "HOME", "JAX_PLATFORMS", "PYTHONHASHSEED", "NPROC"}
+    assert event.result["JAX_PLATFORMS"] == "cpu"
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_job_inherits_no_descriptor_but_its_own(executor: Executor, sealed: bool) -> None:
+    executor.submit(job("sleep", payload={"seconds": 0.2}))  # its descriptors must not turn up in the other one
+    executor.submit(job("descriptors", sealed=sealed))
+    found = {event.job_id: event.result for event in collect(executor, 2)}["descriptors"]
+    assert found == ["/dev/null", "/dev/null", "pipe", "socket"]
+
+
+def test_sealed_job_is_limited_and_away_from_home(executor: Executor) -> None:
+    found = run(executor, job("surroundings", sealed=True, timeout_s=20, need=Need(memory_bytes=1 << 30))).result
+    assert found["folder"] == "/" and found["session"]
+    assert found["limits"]["CORE"] == 0 and found["limits"]["NOFILE"] == 256 and found["limits"]["FSIZE"] == 1 << 20
+    assert 1 << 30 < found["limits"]["AS"] <= 8 << 30 and 20 < found["limits"]["CPU"] < 60
+
+
+def test_sealed_job_that_asks_for_too_much_address_space_is_an_error(executor: Executor) -> None:
+    event = run(executor, job("allocate", sealed=True, payload={"size": 32 << 30}))
+    assert event.kind == "error" and "MemoryError" in event.error
+
+
+def test_every_job_runs_with_one_thread_of_xla(executor: Executor) -> None:
+    assert run(executor, job("environment")).result["NPROC"] == "1"
+
+
+def test_many_small_jobs_are_all_done(executor: Executor) -> None:
+    for index in range(50):
+        executor.submit(job("echo", id=str(index), payload={"value": index}))
+    assert {int(event.job_id): event.result for event in collect(executor, 50)} == {i: i for i in range(50)}
+
+
+def test_usage_of_a_job_is_reported(executor: Executor) -> None:
+    usage = run(executor, job("spin", payload={"seconds": 0.3})).usage
+    assert 0.3 <= usage.cpu_s < 5 and usage.wall_s >= 0.3 and usage.peak_bytes > 1 << 20
+
+
+def test_id_that_is_known_is_refused(executor: Executor) -> None:
+    assert run(executor, job("echo")).kind == "done"
+    with pytest.raises(ValueError, match="id of its own"):
+        executor.submit(job("echo"))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"need": Need(cpus=1000)},
+        {"need": Need(accelerators=1)},
+        {"payload": {"value": object()}},
+        {"payload": {"value": 2**70}},
+        {"attempts": 0},
+    ],
+)
+def test_job_that_cannot_be_run_is_refused(executor: Executor, fields: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="job 'echo'"):
+        executor.submit(job("echo", **fields))
+
+
+def test_closing_twice_ends_every_process(executor: Executor, tmp_path: Path) -> None:
+    executor.submit(job("hang", payload={"pids": str(tmp_path / "pids")}))
+    pids = wait_for(lambda: read_pids(tmp_path / "pids"), executor)
+    executor.close()
+    executor.close()
+    assert_gone(pids)
+
+
+# Answers of a job that does not play fair.
+
+
+def framed(body: bytes) -> bytes:
+    return HEADER.pack(len(body)) + body
+
+
+FORGED = {
+    "no frame": b"garbage!" * 100,
+    "longer than allowed": HEADER.pack(FRAME_LIMIT_BYTES + 1) + bytes(100),
+    "bytes that are no message": framed(b"\xc1\xc1\xc1\xc1"),
+    "empty": framed(b""),
+    "no map": to_frame([1, 2]),
+    "neither result nor error": to_frame({"okay": 1}),
+    "error that is no text": to_frame({"error": [1]}),
+    "extension type": to_frame({"ok": msgpack.ExtType(5, b"xyz")}),
+    "time stamp": to_frame({"ok": [msgpack.Timestamp(1)]}),
+    "key that cannot be hashed": framed(b"\x81\xa2ok\x81\x90\x01"),
+    "text that is not UTF-8": framed(b"\x81\xa2ok\xa1\xff"),
+    "deep": framed(b"\x81\xa2ok" + b"\x91" * 5000),
+    "array that claims more than it has": framed(b"\x81\xa2ok\xdd\x00\x0f\xff\xff"),
+}
+
+
+@pytest.mark.parametrize("answer", FORGED.values(), ids=FORGED)
+@pytest.mark.parametrize("name", ["forge", "forge_without_end"])
+def test_forged_answer_is_an_error(executor: Executor, name: str, answer: bytes) -> None:
+    event = run(executor, job(name, payload={"answer": answer}, timeout_s=20))
+    assert event.kind == "error" and len(event.error) < 3000
+    assert run(executor, job("echo")).kind == "done"
+
+
+def test_answer_cut_short_is_a_lost_job(executor: Executor) -> None:
+    assert run(executor, job("forge", payload={"answer": to_frame({"ok": 1})[:-1]}, attempts=1)).kind == "lost"
+
+
+def test_answer_that_would_fill_memory_is_not_decoded() -> None:
+    with pytest.raises(ValueError, match="more than"):
+        decode(b"\x92" + 2 * (b"\xdd" + (ENTRIES_LIMIT - 1).to_bytes(4, "big") + b"\xc0" * (ENTRIES_LIMIT - 1)))
+
+
+def test_text_of_an_error_carries_no_control_characters(executor: Executor) -> None:
+    event = run(executor, job("forge", payload={"answer": to_frame({"error": "\x1b[2Jclear" + "x" * 10_000})}))
+    assert event.kind == "error" and event.error.startswith("?[2Jclear") and len(event.error) <= 2000
+
+
+def test_much_on_stderr_is_read_and_too_much_ends_the_job(executor: Executor) -> None:
+    assert run(executor, job("write_errors", payload={"size": 1 << 20})).kind == "done"
+    event = run(executor, job("write_errors", id="flood", payload={"size": 1 << 34}))
+    assert event.kind == "error" and "stderr" in event.error
+
+
+# The local executor.
+
+
+def server_pid(executor: LocalExecutor) -> int:
+    assert executor._server is not None
+    return executor._server.process.pid
+
+
+@pytest.fixture
+def local_executor() -> Iterator[LocalExecutor]:
+    with LocalExecutor(workers=2, preload=()) as executor:
+        yield executor
+
+
+def test_server_with_jax_has_one_thread_and_no_backend_and_jobs_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAX_PLATFORMS", "no_such_platform")  # not for jobs
+    with LocalExecutor(workers=1) as executor:
+        state = run(executor, job("server_state")).result
+        assert (state["backend"], state["threads"]) == (False, 1)
+        computed = run(executor, job("compute", payload={"size": 8})).result
+        assert (computed["value"], computed["platform"]) == (512.0, "cpu")
+        assert run(executor, job("compute", id="sealed", sealed=True, payload={"size": 8})).result["value"] == 512.0
+
+
+def test_killed_server_is_replaced_and_its_jobs_run_again(local_executor: LocalExecutor, tmp_path: Path) -> None:
+    first = server_pid(local_executor)
+    for name in ("a", "b"):
+        local_executor.submit(job("hang", id=name, payload={"pids": str(tmp_path / name)}))
+    pids = [wait_for(lambda name=name: read_pids(tmp_path / name), local_executor) for name in ("a", "b")]
+    os.kill(first, signal.SIGKILL)
+    for name in ("a", "b"):
+        (tmp_path / name).unlink()
+    again = [wait_for(lambda name=name: read_pids(tmp_path / name), local_executor) for name in ("a", "b")]
+    assert_gone(sum(pids, []))
+    assert server_pid(local_executor) != first and all(map(alive, sum(again, [])))
+    for name in ("a", "b"):
+        local_executor.cancel(name)
+    assert [(event.kind, event.attempt) for event in collect(local_executor, 2)] == [("cancelled", 2)] * 2
+
+
+def test_job_whose_every_server_dies_is_lost(local_executor: LocalExecutor, tmp_path: Path) -> None:
+    local_executor.submit(job("hang", payload={"pids": str(tmp_path / "pids")}, attempts=1))
+    pids = wait_for(lambda: read_pids(tmp_path / "pids"), local_executor)
+    os.kill(server_pid(local_executor), signal.SIGKILL)
+    event = collect(local_executor)[0]
+    assert (event.kind, event.attempt) == ("lost", 1) and "server" in event.error
+    assert_gone(pids)
+    assert run(local_executor, job("echo")).kind == "done"
+
+
+def test_jobs_die_at_once_and_the_server_is_replaced_when_it_hangs(
+    local_executor: LocalExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "_PATIENCE_S", 0.5)
+    local_executor.submit(job("hang", payload={"pids": str(tmp_path / "pids")}))
+    pids = wait_for(lambda: read_pids(tmp_path / "pids"), local_executor)
+    os.kill(server_pid(local_executor), signal.SIGSTOP)
+    local_executor.cancel("hang")
+    assert_gone(pids)
+    assert collect(local_executor)[0].kind == "cancelled"
+    assert run(local_executor, job("echo")).kind == "done"
+
+
+COORDINATOR = """
+import sys, time
+from nas.execute import Job
+from nas.execute.local import LocalExecutor
+executor = LocalExecutor(workers=2, preload=())
+for index in range(2):
+    payload = {"pids": sys.argv[1 + index], "new_session": bool(index)}
+    executor.submit(Job(id=str(index), entry="jobs:hang", payload=payload))
+print(executor._server.process.pid, flush=True)
+while True:
+    executor.poll(10)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_nothing_is_left_when_the_coordinator_is_killed(tmp_path: Path, number: signal.Signals) -> None:
+    paths = [tmp_path / "a", tmp_path / "b"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    coordinator = subprocess.Popen(
+        [sys.executable, "-c", COORDINATOR, *map(str, paths)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    with coordinator:
+        assert coordinator.stdout is not None
+        pids = [int(coordinator.stdout.readline())]
+        for path in paths:
+            pids += wait_for(lambda path=path: read_pids(path))
+        coordinator.send_signal(number)
+        coordinator.wait()
+    assert len(pids) == 5
+    assert_gone(pids)
+
+
+def test_data_of_a_job_is_not_in_the_memory_of_a_later_one(local_executor: LocalExecutor) -> None:
+    labels = os.urandom(64)
+    secret = bytes(letter | 1 for letter in labels)
+    assert run(local_executor, job("echo", payload={"value": secret * 1000})).result == secret * 1000
+    shifted = bytes((letter + 1) % 256 for letter in secret)
+    found = run(local_executor, job("find_in_memory", sealed=True, payload={"needle": shifted}))
+    assert found.kind == "done" and found.result is False
+
+
+def test_each_job_sees_the_accelerators_that_it_was_given() -> None:
+    with LocalExecutor(workers=4, preload=(), accelerators=["cuda:0", "cuda:3"]) as executor:
+        assert executor.capacity() == Need(cpus=4, accelerators=2)
+        for name, count in (("one", 1), ("other", 1), ("none", 0), ("both", 2)):
+            executor.submit(job("environment", id=name, need=Need(accelerators=count)))
+        seen = {event.job_id: event.result for event in collect(executor, 4)}
+    visible = {name: found["CUDA_VISIBLE_DEVICES"] for name, found in seen.items()}
+    assert {visible["one"], visible["other"]} == {"0", "3"} or visible["both"]
+    assert sorted(visible["both"].split(",")) == ["0", "3"] and visible["none"] == ""
+    assert seen["one"]["JAX_PLATFORMS"] == "cuda,cpu" and seen["none"]["JAX_PLATFORMS"] == "cpu"
+
+
+def test_job_without_accelerator_passes_those_that_wait_for_one(tmp_path: Path) -> None:
+    with LocalExecutor(workers=2, preload=(), accelerators=["tpu:0"]) as executor:
+        for name in ("held", "next"):
+            executor.submit(job("sleep", id=name, need=Need(accelerators=1), payload={"seconds": 0.3}))
+        executor.submit(job("echo"))
+        assert [event.job_id for event in collect(executor, 3)] == ["echo", "held", "next"]
+
+
+@pytest.mark.parametrize("names", [["gpu:0"], ["cuda"], ["cuda:0", "tpu:0"]])
+def test_accelerators_of_unknown_kind_are_refused(names: list[str]) -> None:
+    with pytest.raises(ValueError, match="cuda:0"):
+        LocalExecutor(workers=1, preload=(), accelerators=names)
+
+
+def test_sealed_job_is_refused_an_accelerator() -> None:
+    with LocalExecutor(workers=1, preload=(), accelerators=["cuda:0"]) as executor:
+        with pytest.raises(ValueError, match="sealed"):
+            executor.submit(job("echo", sealed=True, need=Need(accelerators=1)))
+
+
+def test_server_that_cannot_import_says_so() -> None:
+    with LocalExecutor(workers=1, preload=("no_such_module_at_all",)) as executor:
+        with pytest.raises(RuntimeError, match="No module named 'no_such_module_at_all'"):
+            executor.poll(20)
+
+
+def test_environment_of_the_server_is_built_from_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ANTHROPIC_API_KEY", "AWS_SECRET_ACCESS_KEY", "GITHUB_TOKEN", "XLA_FLAGS", "JAX_ENABLE_X64"):
+        monkeypatch.setenv(name, SECRET)
+    monkeypatch.setenv("CUDA_HOME", "/opt/cuda")
+    assert SECRET not in launch._environment("cpu").values()
+    assert launch._environment("cuda")["CUDA_HOME"] == "/opt/cuda"
+    assert "ANTHROPIC_API_KEY" not in launch._environment("cuda")
+
+
+def test_waiting_costs_no_processor_time(local_executor: LocalExecutor) -> None:
+    local_executor.submit(job("sleep", payload={"seconds": 1.0}))
+    rounds = 0
+    select = local_executor._selector.select
+
+    def counted(timeout: float | None = None) -> Any:
+        nonlocal rounds
+        rounds += 1
+        return select(timeout)
+
+    local_executor._selector.select = counted  # type: ignore[method-assign]
+    collect(local_executor)
+    assert rounds < 30
