@@ -10,10 +10,14 @@ from typing import Any
 
 from nas.admit import Admitted, Flow, admit
 from nas.execute import Event, Job, Need
+from nas.execute.local import PRELOAD as LOCAL_PRELOAD
 from nas.records import Failure, Point, Trial, Value, to_plain
 from nas.space import SearchSpace
 from nas.store import Score, Store, write_file
 from nas.train.engine import plan, plan_to_plain
+
+PRELOAD = (*LOCAL_PRELOAD, "nas.admit.trace", "nas.admit.program", "nas.admit.skeleton", "nas.train.engine")
+"""What a forkserver imports once, so that no job has to."""
 
 TRAIN_TIMEOUT_S = 3600.0
 TRAIN_MEMORY_BYTES = 8 << 30

@@ -360,9 +360,10 @@ class Search:
     def _proposal(self, slot: int, rng: np.random.Generator) -> _Decision | None:
         parents = self.history.scored()
         ours = [known.candidate.id for known in parents if known.candidate.arm != "baseline"]
-        may_tune = tunable(self.history.attempts, ours)
+        draws = self.space.ladder.draws
+        may_tune = tunable(self.history.attempts, ours, draws=draws)
         arms = [RANDOM, *(["evolution"] if parents else []), *([TUNE] if may_tune else [])]
-        arm = next_arm(self.history.attempts, self.config.budget, rng, arms)
+        arm = next_arm(self.history.attempts, self.config.budget, rng, arms, draws=draws)
         if arm is None:
             return None
         if arm == TUNE:

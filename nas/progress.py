@@ -8,6 +8,7 @@ cores with training. A display that can no longer be written to falls silent: it
 import json
 import math
 import os
+import re
 import sys
 import time
 import unicodedata
@@ -28,6 +29,8 @@ PROGRESS_LINE_S = 60.0
 """Shortest time between two lines about the whole search where there is no panel [s]."""
 
 _WIDEST = 110
+_ESCAPE = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
+"""Terminal sequences as a whole (ECMA-48: CSI, and the OSC of titles and links), so that no stump of them is left."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,8 +211,9 @@ def render(snapshot: Snapshot, last: str = "", width: int = 80) -> Panel:
     for name, (_, done, running) in zip(steps, snapshot.rungs, strict=True):
         text = f"{done} done" + (f", {running} running" if running else "")
         rows.append((name, _bar(done, running, most, cells, text)))
+    disk = f" · disk {size(snapshot.disk_bytes)}" if snapshot.disk_bytes else ""
     rows += [
-        ("trials", Text(f"{snapshot.trials} · disk {size(snapshot.disk_bytes)}")),
+        ("trials", Text(f"{snapshot.trials}{disk}")),
         ("rejected", Text(counts(snapshot.failures))),
         ("running", Text(", ".join(map(one_line, snapshot.running)) or "nothing")),
     ]
@@ -255,7 +259,12 @@ def _bar(done: int, running: int, total: int, cells: int, text: str) -> Text:
 
 def one_line(text: str) -> str:
     """Make text that anybody may have written safe to print: one line, without control or invisible characters."""
-    return " ".join("".join(_visible(character) for character in text).split())
+    return " ".join(visible(text).split())
+
+
+def visible(text: str) -> str:
+    """Text without terminal sequences, control and invisible characters; every kind of line break is a space."""
+    return "".join(map(_visible, _ESCAPE.sub("", text)))
 
 
 def _visible(character: str) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 
 from nas.execute import Job
 from nas.execute.local import LocalExecutor
-from nas.flows import Place
+from nas.flows import PRELOAD, Place
 from nas.loop import Config, Search, stop_on_signals
 from nas.progress import View, make_view
 from nas.space import SearchSpace, SpaceError, canonical, digest, load, names
@@ -82,7 +82,7 @@ def _run(parsed: argparse.Namespace) -> int:
     view = make_view()
     try:
         _say_start(view, store, config, space, resumed=bool(parsed.resume))
-        with LocalExecutor(workers=workers, accelerators=accelerators) as executor:
+        with LocalExecutor(workers, PRELOAD, accelerators) as executor:
             examples = _prepare(executor, store, reference)
             place = Place(
                 reference=reference, space=space, store=store, examples=examples, accelerators=len(accelerators),
@@ -204,7 +204,7 @@ def _end(store: Store, finished: bool, *, stopped: bool) -> int:
 
     reader = Store(store.folder)
     scored = any(score.point for score in reader.scores())
-    print(leaderboard.render(reader))
+    leaderboard.write_table(leaderboard.board(leaderboard.read(reader)), sys.stdout)
     print(f"run: {store.folder} ({reader.disk_bytes() / 2**20:.0f} MiB)")
     reader.close()
     if not finished:

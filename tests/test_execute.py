@@ -77,7 +77,7 @@ def alive(pid: int) -> bool:
 
 
 def assert_gone(pids: list[int]) -> None:
-    wait_for(lambda: not any(map(alive, pids)), within_s=2)
+    wait_for(lambda: not any(map(alive, pids)), within_s=5)
 
 
 # The battery.
@@ -137,9 +137,12 @@ def test_lost_event_says_what_the_process_wrote_last(executor: Executor) -> None
 @pytest.mark.parametrize("new_session", [False, True])
 def test_hung_job_times_out_and_nothing_of_it_is_left(executor: Executor, tmp_path: Path, new_session: bool) -> None:
     fields = {"pids": str(tmp_path / "pids"), "new_session": new_session}
-    event = run(executor, job("hang", payload=fields, timeout_s=1.0))
-    pids = read_pids(tmp_path / "pids")
-    assert (event.kind, event.attempt, len(pids)) == ("timeout", 1, 2)
+    for timeout_s in (0.5, 4.0, 30.0):  # on a busy machine the job may take long to begin to hang
+        event = run(executor, job("hang", id=f"hang {timeout_s}", payload=fields, timeout_s=timeout_s))
+        assert (event.kind, event.attempt) == ("timeout", 1)
+        if pids := read_pids(tmp_path / "pids"):
+            break
+    assert len(pids) == 2
     assert_gone(pids)
 
 
@@ -361,6 +364,7 @@ def test_killed_server_is_replaced_and_its_jobs_run_again(local_executor: LocalE
         local_executor.submit(job("hang", id=name, payload={"pids": str(tmp_path / name)}))
     pids = [wait_for(lambda name=name: read_pids(tmp_path / name), local_executor) for name in ("a", "b")]
     os.kill(first, signal.SIGKILL)
+    assert_gone([job_and_child[0] for job_and_child in pids])  # by the kernel: nobody has polled yet
     for name in ("a", "b"):
         (tmp_path / name).unlink()
     again = [wait_for(lambda name=name: read_pids(tmp_path / name), local_executor) for name in ("a", "b")]
@@ -384,58 +388,77 @@ def test_job_whose_every_server_dies_is_lost(local_executor: LocalExecutor, tmp_
 def test_jobs_die_at_once_and_the_server_is_replaced_when_it_hangs(
     local_executor: LocalExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local, "_PATIENCE_S", 0.5)
     local_executor.submit(job("hang", payload={"pids": str(tmp_path / "pids")}))
     pids = wait_for(lambda: read_pids(tmp_path / "pids"), local_executor)
     os.kill(server_pid(local_executor), signal.SIGSTOP)
     local_executor.cancel("hang")
     assert_gone(pids)
-    assert collect(local_executor)[0].kind == "cancelled"
+    with monkeypatch.context() as impatient:
+        impatient.setattr(local, "_PATIENCE_S", 0.1)
+        assert collect(local_executor)[0].kind == "cancelled"
     assert run(local_executor, job("echo")).kind == "done"
 
 
 COORDINATOR = """
-import sys, time
+import os, sys, time
 from nas.execute import Job
 from nas.execute.local import LocalExecutor
 executor = LocalExecutor(workers=2, preload=())
 for index in range(2):
     payload = {"pids": sys.argv[1 + index], "new_session": bool(index)}
     executor.submit(Job(id=str(index), entry="jobs:hang", payload=payload))
-print(executor._server.process.pid, flush=True)
+holder = 0
+if sys.argv[3] == "forked" and not (holder := os.fork()):
+    time.sleep(60)  # holds a copy of the socket by whose end the server knows that the coordinator is gone
+    os._exit(0)
+print(executor._server.process.pid, holder, flush=True)
 while True:
     executor.poll(10)
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_nothing_is_left_when_the_coordinator_is_killed(tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("number", "how"), [(signal.SIGKILL, "plain"), (signal.SIGINT, "plain"), (signal.SIGKILL, "forked")]
+)
+def test_nothing_is_left_when_the_coordinator_is_killed(tmp_path: Path, number: signal.Signals, how: str) -> None:
     paths = [tmp_path / "a", tmp_path / "b"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     coordinator = subprocess.Popen(
-        [sys.executable, "-c", COORDINATOR, *map(str, paths)],
-        env=environment,
+        [sys.executable, "-c", COORDINATOR, *map(str, paths), how],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
-    with coordinator:
-        assert coordinator.stdout is not None
-        pids = [int(coordinator.stdout.readline())]
-        for path in paths:
-            pids += wait_for(lambda path=path: read_pids(path))
+    assert coordinator.stdout is not None
+    with coordinator.stdout:
+        server, holder = map(int, coordinator.stdout.readline().split())
+    try:
+        pids = [server, *(pid for path in paths for pid in wait_for(lambda path=path: read_pids(path)))]
+        assert len(pids) == 5 and os.getsid(server) == server
         coordinator.send_signal(number)
         coordinator.wait()
-    assert len(pids) == 5
-    assert_gone(pids)
+        assert_gone(pids)
+    finally:
+        coordinator.kill()
+        if holder:
+            os.kill(holder, signal.SIGKILL)
 
 
 def test_data_of_a_job_is_not_in_the_memory_of_a_later_one(local_executor: LocalExecutor) -> None:
     labels = os.urandom(64)
-    secret = bytes(letter | 1 for letter in labels)
-    assert run(local_executor, job("echo", payload={"value": secret * 1000})).result == secret * 1000
-    shifted = bytes((letter + 1) % 256 for letter in secret)
-    found = run(local_executor, job("find_in_memory", sealed=True, payload={"needle": shifted}))
-    assert found.kind == "done" and found.result is False
+    many, disguised = labels * 1000, bytes(255 - letter for letter in labels)
+    assert run(local_executor, job("echo", payload={"value": many})).result == many
+    hits = run(local_executor, job("find_in_memory", sealed=True, payload={"disguised": disguised})).result
+    payload = {"disguised": disguised, "held": many}
+    control = run(local_executor, job("find_in_memory", id="control", sealed=True, payload=payload)).result
+    assert hits < 100 and control >= 1000
+
+
+def test_sealed_job_that_uses_too_much_processor_time_times_out_unwatched(
+    local_executor: LocalExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "_SPARE_CPU_S", -59)
+    event = run(local_executor, job("spin", sealed=True, timeout_s=60, payload={"seconds": 30}))
+    assert event.kind == "timeout" and "processor time" in event.error
 
 
 def test_each_job_sees_the_accelerators_that_it_was_given() -> None:
@@ -445,17 +468,18 @@ def test_each_job_sees_the_accelerators_that_it_was_given() -> None:
             executor.submit(job("environment", id=name, need=Need(accelerators=count)))
         seen = {event.job_id: event.result for event in collect(executor, 4)}
     visible = {name: found["CUDA_VISIBLE_DEVICES"] for name, found in seen.items()}
-    assert {visible["one"], visible["other"]} == {"0", "3"} or visible["both"]
+    assert {visible["one"], visible["other"]} <= {"0", "3"}
     assert sorted(visible["both"].split(",")) == ["0", "3"] and visible["none"] == ""
     assert seen["one"]["JAX_PLATFORMS"] == "cuda,cpu" and seen["none"]["JAX_PLATFORMS"] == "cpu"
 
 
 def test_job_without_accelerator_passes_those_that_wait_for_one(tmp_path: Path) -> None:
     with LocalExecutor(workers=2, preload=(), accelerators=["tpu:0"]) as executor:
-        for name in ("held", "next"):
-            executor.submit(job("sleep", id=name, need=Need(accelerators=1), payload={"seconds": 0.3}))
-        executor.submit(job("echo"))
-        assert [event.job_id for event in collect(executor, 3)] == ["echo", "held", "next"]
+        path = str(tmp_path / "file")
+        for name in ("holds it", "waits for it"):  # the first holds it until the third, which needs none, has run
+            executor.submit(job("wait_for_file", id=name, need=Need(accelerators=1), payload={"path": path}))
+        executor.submit(job("append", id="needs none", payload={"path": path, "text": "x"}))
+        assert [event.kind for event in collect(executor, 3)] == ["done"] * 3
 
 
 @pytest.mark.parametrize("names", [["gpu:0"], ["cuda"], ["cuda:0", "tpu:0"]])

@@ -98,6 +98,14 @@ def test_several_trials_of_a_candidate_raise_what_may_be_tuned() -> None:
     rng = np.random.default_rng(0)
     assert next_arm(history, 12, rng, [TUNE]) == TUNE  # the twelfth of 48
     assert next_arm([*history, *attempts(TUNE, 1)], 12, rng, [TUNE]) is None
+    assert next_arm(history, 12, rng, [TUNE], draws=2) is None
+
+
+def test_a_candidate_is_not_drawn_beyond_its_limit_by_several_at_once() -> None:
+    history = [Attempt(arm=TUNE, admitted=True, candidate=1, trials=2), Attempt(arm=TUNE, admitted=False, candidate=2)]
+    assert tunable(history, [1, 2, 3]) == [1, 2, 3]
+    assert tunable(history, [1, 2, 3], draws=2) == tunable(history, [1, 2, 3], draws=3) == [2, 3]
+    assert tunable(history, [1, 2, 3], draws=4) == []
 
 
 def test_an_arm_that_fails_sits_out_and_comes_back() -> None:

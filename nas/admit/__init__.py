@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from nas.execute import Event, Executor, Job, Need
-from nas.records import Failure, Value
+from nas.records import Failure, Value, hash_blobs
 
 T = TypeVar("T")
 Flow = Generator[Sequence[Job], Sequence[Event], T]
@@ -64,7 +64,11 @@ def admit(
         return _ended("program", checked)
     if "failure" in checked.result:
         return Failure(**checked.result["failure"])
-    return Admitted(blobs=blobs, facts=checked.result["program"])
+    facts = checked.result["program"]
+    if facts["digest"] != hash_blobs(blobs):
+        message = "the check answered about other bytes than it was given; write the candidate in plainer operations"
+        return Failure(stage="program", rule="digest", message=message)
+    return Admitted(blobs=blobs, facts=facts)
 
 
 def _sealed(name: str, entry: str, payload: Mapping[str, Any], priority: int) -> Job:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from nas.admit.stablehlo import COMMUTATIVE, Block, Module, Operation, Tensor, text
+from nas.admit.stablehlo import COMMUTATIVE, Block, Module, Operation, text
 
 _NOT_STRUCTURE = ("callee", "decomposition", "result_layouts")
 _OUTPUTS = ("eval", "output", "auxiliary", "new_state", "gradient", "param", "state")
@@ -35,7 +35,7 @@ class Graph:
       inputs: the nodes that each node is computed from.
       ordered: whether the order of a node's inputs matters.
       names: text of each label.
-      unsigned: type of each node whose elements are unsigned integers, as random bits and keys are; else None.
+      bits: nodes that hold what a generator of random bits returns.
       roles: nodes by role: `param`, `state`, `x`, `seed`, `d_output`, `output`, `auxiliary`, `new_state`, `eval`,
         `residual` and `gradient`.
     """
@@ -44,7 +44,7 @@ class Graph:
     inputs: list[list[int]] = field(default_factory=list)
     ordered: list[bool] = field(default_factory=list)
     names: dict[Any, int] = field(default_factory=dict)
-    unsigned: list[Tensor | None] = field(default_factory=list)
+    bits: list[int] = field(default_factory=list)
     roles: dict[str, list[int]] = field(default_factory=dict)
 
     def depends(self, nodes: Sequence[int], source: int) -> bool:
@@ -60,21 +60,20 @@ class _Builder:
         self._known: dict[tuple[int, tuple[int, ...]], int] = {}
         self._texts: dict[Any, str] = {}
 
-    def node(self, label: Any, inputs: Sequence[int] = (), kind: Tensor | None = None, *, ordered: bool = True) -> int:
+    def node(self, label: Any, inputs: Sequence[int] = (), *, ordered: bool = True) -> int:
         """A node of its own."""
         graph = self.graph
         graph.labels.append(graph.names.setdefault(label, len(graph.names)))
         graph.inputs.append(list(inputs))
         graph.ordered.append(ordered)
-        graph.unsigned.append(kind if kind is not None and kind.element.startswith("ui") else None)
         return len(graph.labels) - 1
 
-    def shared(self, label: Any, inputs: tuple[int, ...], kind: Tensor | None = None, *, ordered: bool = True) -> int:
+    def shared(self, label: Any, inputs: tuple[int, ...], *, ordered: bool = True) -> int:
         """The node of this expression, the same whenever it is asked for."""
         key = (self.graph.names.setdefault(label, len(self.graph.names)), inputs if ordered else tuple(sorted(inputs)))
         found = self._known.get(key)
         if found is None:
-            found = self._known[key] = self.node(label, inputs, kind, ordered=ordered)
+            found = self._known[key] = self.node(label, inputs, ordered=ordered)
         return found
 
     def call(self, module: Module, name: str, arguments: Sequence[int]) -> list[int]:
@@ -85,22 +84,30 @@ class _Builder:
     def _block(self, module: Module, block: Block, values: dict[int, int]) -> list[int]:
         for operation in block.operations:
             if operation.name == "func.call":
-                arguments = [values[v] for v in operation.operands]
-                nodes = self.call(module, text(operation.attributes["callee"]), arguments)
+                name = text(operation.attributes["callee"])
+                nodes = self.call(module, name, [values[v] for v in operation.operands])
+                if _is_generator(module, module.functions[name]):
+                    nodes = self._bits(module, operation, nodes)
             elif operation.name == "stablehlo.while":
                 nodes = self._loop(module, operation, values)
             elif operation.name in ("stablehlo.case", "stablehlo.if"):
                 nodes = self._branches(module, operation, values)
             elif operation.name == "stablehlo.optimization_barrier":
                 # A rematerialized block fences its values in the order of their names; each passes by itself.
-                nodes = [
-                    self.shared((operation.name, kind), (values[v],), kind)
-                    for v, kind in ((v, module.types[v]) for v in operation.operands)
-                ]
+                nodes = [self.shared((operation.name,), (values[v],)) for v in operation.operands]
             else:
                 nodes = self._plain(module, operation, values)
+                if operation.name == "stablehlo.rng_bit_generator":
+                    nodes = self._bits(module, operation, nodes)
             values.update(zip(operation.results, nodes, strict=True))
         return [values[v] for v in block.returned]
+
+    def _bits(self, module: Module, operation: Operation, nodes: list[int]) -> list[int]:
+        """Mark what a generator returns: where in the stream of keys it was drawn is not structure."""
+        kinds = [module.types[v] for v in operation.results]
+        bits = [self.shared(("bits", kind), (node,)) for kind, node in zip(kinds, nodes, strict=True)]
+        self.graph.bits += bits
+        return bits
 
     def _plain(self, module: Module, operation: Operation, values: dict[int, int]) -> list[int]:
         inputs = tuple([values[v] for v in operation.operands])
@@ -110,10 +117,8 @@ class _Builder:
             captured: dict[int, int] = {}
             label = (*label, *[self._body(module, block, captured) for block in operation.blocks])
             inputs += tuple([values[v] for v in captured])
-        if len(types) == 1:
-            return [self.shared(label, inputs, types[0], ordered=operation.name not in COMMUTATIVE)]
-        me = self.shared(label, inputs)
-        return [self.shared(("result", index), (me,), kind) for index, kind in enumerate(types)]
+        me = self.shared(label, inputs, ordered=operation.name not in COMMUTATIVE)
+        return [me] if len(types) == 1 else [self.shared(("result", index), (me,)) for index in range(len(types))]
 
     def _attributes(self, operation: Operation) -> tuple[tuple[str, str], ...]:
         found = []
@@ -151,11 +156,10 @@ class _Builder:
     def _branches(self, module: Module, operation: Operation, values: dict[int, int]) -> list[int]:
         choice = values[operation.operands[0]]
         outcomes = [self._block(module, block, dict(values)) for block in operation.blocks]
-        results = []
-        for index, value in enumerate(operation.results):
-            kind = module.types[value]
-            results.append(self.shared((operation.name, kind), (choice, *(out[index] for out in outcomes)), kind))
-        return results
+        return [
+            self.shared((operation.name,), (choice, *(out[index] for out in outcomes)))
+            for index in range(len(operation.results))
+        ]
 
     def _loop(self, module: Module, operation: Operation, values: dict[int, int]) -> list[int]:
         """A node for the loop, with its condition, and one for each carried slot, with its start and its next value."""
@@ -165,7 +169,7 @@ class _Builder:
         changes = [after != before for after, before in zip(body.returned, body.arguments, strict=True)]
         loop = self.node("loop")
         slots = [
-            self.node(("carried", kind), [values[start]], kind) if change else values[start]
+            self.node(("carried", kind), [values[start]]) if change else values[start]
             for start, kind, change in zip(operation.operands, kinds, changes, strict=True)
         ]
         self.graph.inputs[loop] += self._block(
@@ -176,7 +180,7 @@ class _Builder:
             if change:
                 self.graph.inputs[slot] += [value, loop]
         return [
-            self.node(("left", kind), [slot], kind) if change else slot
+            self.node(("left", kind), [slot]) if change else slot
             for slot, kind, change in zip(slots, kinds, changes, strict=True)
         ]
 
@@ -242,18 +246,24 @@ def fingerprint(graph: Graph) -> str:
 
 
 def _without_keys(graph: Graph) -> tuple[list[int], list[list[int]]]:
-    """Labels as hashes and inputs, where whole numbers that are computed from a seed alone are leaves."""
+    """Labels as hashes and inputs, where random bits that come from a seed alone are leaves."""
     hashes = [_hash(label) for label in graph.names]
     labels = [hashes[label] for label in graph.labels]
     inputs = list(graph.inputs)
     seeds = _users(graph.inputs, graph.roles["seed"])
     others = [node for role in ("param", "state", "x", "d_output") for node in graph.roles[role]]
     data = _users(graph.inputs, others)
-    for node in seeds - data:
-        kind = graph.unsigned[node]
-        if kind is not None:
-            labels[node], inputs[node] = _hash("random", kind), []
+    for node in graph.bits:
+        if node in seeds and node not in data:
+            inputs[node] = []
     return labels, inputs
+
+
+def _is_generator(module: Module, block: Block) -> bool:
+    """Whether a function is one that mixes random bits, threefry's: on unsigned integers alone, with exclusive ors."""
+    return all(module.types[v].element.startswith("ui") for v in (*block.arguments, *block.returned)) and any(
+        operation.name == "stablehlo.xor" for operation in block.operations
+    )
 
 
 def _users(inputs: list[list[int]], sources: Sequence[int]) -> set[int]:

@@ -7,7 +7,6 @@ which imports no JAX. Nothing is compiled or run here, and what a program does w
 examples) is not looked at.
 """
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 from nas.admit.cost import Work, count
 from nas.admit.fingerprint import Graph, fingerprint, join
 from nas.admit.stablehlo import Block, Module, Operation, Reader, Rejected
-from nas.records import ARTIFACTS, Cost, Failure, Program, to_plain
+from nas.records import ARTIFACTS, Cost, Failure, Program, hash_blobs, to_plain
 from nas.space import Contract, Recipe, load
 
 MAX_BLOB_BYTES = 8 << 20
@@ -54,19 +53,10 @@ def outcome(plain: Mapping[str, Any], blobs: Mapping[str, bytes]) -> Program | F
     if "failure" in plain:
         return Failure(**plain["failure"])
     program = dict(plain["program"])
-    if program["digest"] != digest(blobs):
+    if program["digest"] != hash_blobs(blobs):
         raise ValueError("the check's result is about other bytes than these; check these again")
     program |= {"cost": Cost(**program["cost"]), "traits": frozenset(program["traits"]), "blobs": dict(blobs)}
     return Program(**program)
-
-
-def digest(blobs: Mapping[str, bytes]) -> str:
-    """SHA-256 over the artifacts, each with its name and length."""
-    hashed = hashlib.sha256()
-    for name in ARTIFACTS:
-        hashed.update(f"{name} {len(blobs[name])}\n".encode())
-        hashed.update(blobs[name])
-    return hashed.hexdigest()
 
 
 def check(
@@ -140,7 +130,7 @@ def _check(blobs: Mapping[str, bytes], param_leaves: int, contract: Contract, re
     return Program(
         blobs=dict(blobs),
         param_leaves=param_leaves,
-        digest=digest(blobs),
+        digest=hash_blobs(blobs),
         fingerprint=fingerprint(graph),
         cost=_cost(params, flops, memory, work, recipe, reader.operations),
         traits=_traits([artifacts[name].module for name in ("eval", "forward", "backward")]),

@@ -208,5 +208,5 @@ def _failure(error: BaseException) -> Failure:
     text = next((part for part in str(error).splitlines() if part.strip()), "no message")
     text = "".join(ch for ch in text if ch.isprintable())[:300]
     kind = type(error).__name__
-    rule = "shape" if "shape" in text or "dimension" in text or kind == "TypeError" else "error"
+    rule = "shape" if any(word in text for word in ("shape", "dimension", "(B, ")) or kind == "TypeError" else "error"
     return Failure(stage="trace", rule=rule, message=f"{kind}: {text}", line=lines[-1] if lines else None)

@@ -40,6 +40,8 @@ _BOOT_S = 300.0  # the server imports for seconds, on a cold network disk for mi
 _PATIENCE_S = 30.0  # to answer takes the server milliseconds; past this it hangs, and is replaced
 _ORPHAN_S = 2.0  # a job whose server died is given this long to be gone before it is given up
 _LOOK_S = 0.2
+_LONGEST_WAIT_S = 60.0
+_SPARE_CPU_S = 10
 _ADDRESS_SPACE_BYTES = 6 << 30  # tracing takes about 1.5 GiB of it, most of which is never touched
 _SPARE_BYTES = 4 << 30  # address space above resident memory
 
@@ -116,9 +118,10 @@ class LocalExecutor:
             return []
         deadline = time.monotonic() + timeout_s
         while True:
+            due = self._enforce()
             self._start()
-            wait = min(self._enforce(), deadline) - time.monotonic()
-            for key, mask in self._selector.select(0 if self._events else min(max(wait, 0), 3600)):
+            wait = min(due, deadline) - time.monotonic()
+            for key, mask in self._selector.select(0 if self._events else min(max(wait, 0), _LONGEST_WAIT_S)):
                 key.data(mask)
             if self._events or time.monotonic() >= deadline:
                 break
@@ -245,7 +248,7 @@ class LocalExecutor:
             environment=environment,
             address_space_bytes=memory + _SPARE_BYTES if memory else _ADDRESS_SPACE_BYTES,
             # For when nobody polls; a job on several cores may use that many seconds in one.
-            cpu_s=math.ceil(min(job.timeout_s * job.need.cpus, 1e9)) + 10,
+            cpu_s=math.ceil(min(job.timeout_s * job.need.cpus, 1e9)) + _SPARE_CPU_S,
         )
 
     # From a job's end to its event.

@@ -288,7 +288,7 @@ def _apply(start: Start) -> None:
         os.environ.clear()
         os.chdir("/")
         _limit(resource.RLIMIT_AS, start.address_space_bytes)
-        _limit(resource.RLIMIT_CPU, start.cpu_s)
+        _limit(resource.RLIMIT_CPU, start.cpu_s, start.cpu_s + 1)  # a signal that can be told apart, then SIGKILL
         _limit(resource.RLIMIT_FSIZE, 1 << 20)
         _limit(resource.RLIMIT_NOFILE, 256)
     os.environ.update(start.environment)
@@ -297,10 +297,12 @@ def _apply(start: Start) -> None:
     gc.enable()
 
 
-def _limit(kind: int, value: int) -> None:
+def _limit(kind: int, soft: int, hard: int | None = None) -> None:
+    hard = soft if hard is None else hard
     ceiling = resource.getrlimit(kind)[1]
-    value = value if ceiling == resource.RLIM_INFINITY else min(value, ceiling)
-    resource.setrlimit(kind, (value, value))
+    if ceiling != resource.RLIM_INFINITY:
+        soft, hard = min(soft, ceiling), min(hard, ceiling)
+    resource.setrlimit(kind, (soft, hard))
 
 
 def _answer(entry: str, payload: Mapping[str, Any]) -> bytes:

@@ -78,7 +78,7 @@ def sample(space: SearchSpace, rng: np.random.Generator) -> str:
 def render(primitive: Primitive, *, name: str, width: str, taken: Container[str], rng: np.random.Generator) -> Piece:
     """Fill a primitive's placeholders.
 
-    What is known only in `__init__` (`spec`, `hp`) and used in `__call__` is kept as an attribute `<name>_<placeholder>`.
+    What only `__init__` knows (`spec`, `hp`) and `__call__` uses is kept as an attribute `<name>_<placeholder>`.
 
     Args:
       primitive: what to place.

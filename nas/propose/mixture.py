@@ -74,6 +74,8 @@ def next_arm(
     rng: np.random.Generator,
     available: Sequence[str],
     mixture: Mixture = DEFAULT,
+    *,
+    draws: int = 1,
 ) -> str | None:
     """Pick the arm for the next attempt.
 
@@ -83,11 +85,12 @@ def next_arm(
       rng: of this decision alone.
       available: arms that could propose now: evolution once there are parents, `tune` once a candidate may be tuned.
       mixture: the constants.
+      draws: first-rung trials that an attempt of `tune` would bring.
     Returns:
       One of `available`, or None if all of them sit out or only `tune` is left and has used its share.
     """
     arms = [arm for arm in available if not benched(history, arm, mixture.patience)]
-    if TUNE in arms and not _may_tune(history, mixture.tuning):
+    if TUNE in arms and not _may_tune(history, draws, mixture.tuning):
         arms.remove(TUNE)
     if not arms:
         return None
@@ -142,13 +145,15 @@ def benched(history: Sequence[Attempt], arm: str, patience: int) -> bool:
     return rejected >= patience and since < patience
 
 
-def tunable(history: Iterable[Attempt], candidates: Iterable[int], mixture: Mixture = DEFAULT) -> list[int]:
-    """Those of the candidates that may still be drawn again."""
+def tunable(
+    history: Iterable[Attempt], candidates: Iterable[int], mixture: Mixture = DEFAULT, *, draws: int = 1
+) -> list[int]:
+    """Those of the candidates that may still be drawn again, `draws` times at once."""
     drawn: dict[int | None, int] = {}
     for attempt in history:
         if attempt.arm == TUNE and attempt.admitted is not False:
             drawn[attempt.candidate] = drawn.get(attempt.candidate, 0) + attempt.trials
-    return [candidate for candidate in candidates if drawn.get(candidate, 0) < mixture.draws]
+    return [candidate for candidate in candidates if drawn.get(candidate, 0) + draws <= mixture.draws]
 
 
 def opening(budget: int, mixture: Mixture = DEFAULT) -> int:
@@ -166,8 +171,8 @@ def _random_is_due(history: Sequence[Attempt], budget: int, mixture: Mixture) ->
     return random - first < math.floor(mixture.control * (after + 1))
 
 
-def _may_tune(history: Sequence[Attempt], share: float) -> bool:
-    """Whether one more draw keeps further draws within their share of the first-rung trials."""
+def _may_tune(history: Sequence[Attempt], draws: int, share: float) -> bool:
+    """Whether further draws, so many more included, keep within their share of the first-rung trials."""
     trials = [attempt for attempt in history if attempt.admitted is not False]
     tuned = sum(attempt.trials for attempt in trials if attempt.arm == TUNE)
-    return tuned + 1 <= share * (sum(attempt.trials for attempt in trials) + 1)
+    return tuned + draws <= share * (sum(attempt.trials for attempt in trials) + draws)

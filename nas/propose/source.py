@@ -81,7 +81,7 @@ class Draft:
         number = 1
         while True:
             name = stem if number == 1 else f"{stem}_{number}"
-            if name not in used and not any(other.startswith(name + "_") for other in used if number > 1):
+            if name not in used and not any(other.startswith(name + "_") for other in used):
                 return name
             number += 1
 

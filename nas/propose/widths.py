@@ -43,13 +43,16 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """A layer of the API: what it takes and gives in the last axis, and whether it mixes along the axis before."""
+    """A layer of the API: what it takes and gives in the last axis, and what it does along the axis before.
+
+    It mixes along it or not, and divides its size by `stride` (None: unknown).
+    """
 
     into: int | None = None
     out: int | None = None
     source: str | None = None
     mixes: bool = False
-    keeps_length: bool = True
+    stride: int | None = 1
     embeds: bool = False
     chain: tuple[Any, ...] = ()
 
@@ -97,7 +100,8 @@ def analyse(draft: Draft, space: SearchSpace) -> Flow:
 def width_source(tensor: Tensor, space: SearchSpace) -> str:
     """Source of a tensor's width, for `__init__`."""
     if tensor.source is not None:
-        return tensor.source
+        plain = tensor.width == space.spec.width and "spec.width" in tensor.source and "hp." not in tensor.source
+        return "spec.width" if plain else tensor.source
     return "spec.width" if tensor.width in (None, space.spec.width) else str(tensor.width)
 
 
@@ -146,8 +150,9 @@ class _Interpreter:
         env = self.globals | {"self": unit, "spec": spec, "hp": _defaults(self.draft), "rngs": None}
         self.block(self.draft.init.body, env)
         self.flow.sizes = env
-        series = len(self.space.contract.input_shape) == 2
-        x: Any = Tensor(width=spec.channels, series=series, length=spec.length, source="spec.channels")
+        shape = self.space.contract.input_shape
+        source = "spec.channels" if shape[-1] == spec.channels else str(shape[-1])
+        x: Any = Tensor(width=shape[-1], series=len(shape) == 2, length=spec.length, source=source)
         if scope != "Model":
             x = Tensor(width=spec.width, series=True, length=spec.length, source="spec.width")
         elif spec.vocab:
@@ -448,7 +453,8 @@ class _Interpreter:
             return x if layer.chain else Tensor(width=layer.out, source=layer.source)
         self.flow.clashes += layer.into is not None and x.width is not None and layer.into != x.width
         self.flow.clashes += layer.mixes and x.series is False
-        length = x.length if layer.keeps_length else self.unknown_length()
+        known = layer.stride == 1 or layer.stride is not None and x.length > 0
+        length = -(-x.length // layer.stride) if known and layer.stride else self.unknown_length()
         width, source = (x.width, x.source) if layer.out is None else (layer.out, layer.source)
         return replace(x, width=width, source=source, length=length)
 
@@ -491,8 +497,7 @@ class _Interpreter:
         if name in _KEEPING and tensors:
             return self.combine(tensors[0], ast.Add(), tensors[1]) if len(tensors) == 2 else tensors[0]
         if name in ("avg_pool", "max_pool", "min_pool") and tensors:
-            same = keywords.get("padding") == "SAME" and keywords.get("strides") in (None, (1,), 1)
-            return tensors[0] if same else replace(tensors[0], length=self.unknown_length())
+            return self.pool(tensors[0], arguments, keywords)
         if name == "reshape" and tensors and len(arguments) > 1 and isinstance(arguments[1], tuple):
             return self.reshape(tensors[0], arguments[1])
         axis = arguments[2] if len(arguments) > 2 else keywords.get("axis", 0)
@@ -502,6 +507,17 @@ class _Interpreter:
             axis = arguments[1] if len(arguments) > 1 else keywords.get("axis", 0)
             return self.concatenate([part for part in arguments[0] if isinstance(part, Tensor)], axis, arguments[0])
         return None
+
+    def pool(self, x: Tensor, arguments: list[Any], keywords: dict[str, Any]) -> Tensor:
+        window = _single(arguments[1] if len(arguments) > 1 else keywords.get("window_shape"))
+        stride = _single(arguments[2] if len(arguments) > 2 else keywords.get("strides", 1))
+        self.flow.clashes += x.series is False
+        if x.length < 1 or window is None or not stride:
+            return replace(x, length=self.unknown_length())
+        if keywords.get("padding") == "SAME":
+            return replace(x, length=-(-x.length // stride))
+        self.flow.clashes += window > x.length
+        return replace(x, length=max((x.length - window) // stride + 1, 1))
 
     def split(self, x: Tensor, parts: Any, axis: Any) -> Any:
         if axis not in (-1, 2) or not isinstance(parts, int) or isinstance(parts, bool) or not 0 < parts < 100:
@@ -536,10 +552,11 @@ class _Interpreter:
             return Layer(chain=tuple(arguments))
         if path in _LINEAR:
             source = self.source(node, 1, "out_features")
-            strided = keywords.get("strides") not in (None, 1, (1,)) or len(arguments) > 3
-            keeps = not strided and keywords.get("padding", "SAME") != "VALID"
+            stride = _single(arguments[3] if len(arguments) > 3 else keywords.get("strides", 1))
+            plain = path != "nnx.ConvTranspose" and keywords.get("padding", "SAME") != "VALID"
             into, out = given(0, "in_features"), given(1, "out_features")
-            return Layer(into=into, out=out, source=source, mixes=_LINEAR[path], keeps_length=keeps)
+            stride = stride if plain else None
+            return Layer(into=into, out=out, source=source, mixes=_LINEAR[path], stride=stride)
         if path in _NORMS:
             return Layer(into=given(0, "num_features"))
         if path in ("nnx.Dropout", "nnx.PReLU"):
@@ -547,6 +564,8 @@ class _Interpreter:
         if path == "nnx.Embed":
             return Layer(out=given(1, "features"), source=self.source(node, 1, "features"), embeds=True)
         if path == "nnx.MultiHeadAttention":
+            heads, features = given(0, "num_heads"), given(2, "qkv_features") or given(1, "in_features")
+            self.flow.clashes += bool(heads and features and features % heads)
             return Layer(into=given(1, "in_features"), out=given(3, "out_features"), mixes=True)
         if path in _CELLS:
             source = self.source(node, 1, "hidden_features")
@@ -589,6 +608,12 @@ def size(source: str, flow: Flow, draft: Draft, space: SearchSpace) -> int | Non
     return value if isinstance(value, int) else None
 
 
+def _single(value: Any) -> int | None:
+    """A window or a stride, given as a number or as a tuple of one."""
+    value = value[0] if isinstance(value, tuple) and len(value) == 1 else value
+    return 1 if value is None else value if isinstance(value, int) else None
+
+
 def _plain_names(statement: ast.Assign) -> list[str]:
     return [target.id for target in statement.targets if isinstance(target, ast.Name)]
 
@@ -612,10 +637,10 @@ def is_pointwise(body: list[ast.stmt]) -> bool:
                 return False
         if isinstance(node, ast.Subscript) or isinstance(node, ast.Constant) and isinstance(node.value, str):
             return False
-        if isinstance(node, ast.Attribute) and path is None and not _is_self(node.value) and node.attr != "width":
+        if isinstance(node, ast.Attribute) and path is None and not _is_given(node.value):
             return False  # h.mean(...), h.shape
     return True
 
 
-def _is_self(node: ast.expr) -> bool:
-    return isinstance(node, ast.Name) and node.id in ("self", "hp")
+def _is_given(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id in ("self", "hp", "spec")

@@ -86,7 +86,6 @@ STEMS = (
 )
 
 _CONVOLUTION = "nnx.Conv({width}, {width}, ({kernel},), kernel_dilation=({dilation},), rngs=rngs)"
-_DEPTHWISE = "nnx.Conv({width}, {width}, ({kernel},), feature_group_count={width}, rngs=rngs)"
 _DILATED = {"kernel": _KERNELS, "dilation": (1, 2, 4)}
 
 BODY = (
@@ -111,8 +110,16 @@ BODY = (
     ),
     Primitive(
         name="separable_convolution",
-        init="self.{name}_depth = " + _DEPTHWISE + "\nself.{name}_point = nnx.Linear({width}, {width}, rngs=rngs)",
-        call="h = h + jax.nn.{activation}(self.{name}_point(self.{name}_depth(h)))",
+        # A sum over taps: XLA's grouped convolutions are many times slower on a CPU.
+        init=(
+            "self.{name}_taps = nnx.Param(0.3 * jax.random.normal(rngs.params(), ({kernel}, {width})))\n"
+            "self.{name}_point = nnx.Linear({width}, {width}, rngs=rngs)"
+        ),
+        call=(
+            "padded = jnp.pad(h, ((0, 0), ({kernel} // 2, {kernel} // 2), (0, 0)))\n"
+            "near = sum(self.{name}_taps[i] * padded[:, i : i + h.shape[1]] for i in range({kernel}))\n"
+            "h = h + jax.nn.{activation}(self.{name}_point(near))"
+        ),
         choices={"kernel": (5, 9, 15), "activation": _ACTIVATIONS},
     ),
     Primitive(
@@ -179,7 +186,7 @@ BODY = (
     ),
     Primitive(
         name="gru",
-        init="self.{name} = nnx.GRUCell({width}, {width}, rngs=rngs)",
+        init="self.{name} = nnx.GRUCell({width}, {width}, recurrent_kernel_init=nnx.initializers.lecun_normal(), rngs=rngs)",
         call="h = lax.scan(lambda s, i: self.{name}(s, i), 0 * h[:, 0], h.swapaxes(0, 1))[1].swapaxes(0, 1)",
     ),
     Primitive(

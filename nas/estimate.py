@@ -1,0 +1,110 @@
+"""What a search will cost before it starts: the ladder, the expected trainings, and the time they take here.
+
+The counts follow from the ladder alone. The time is measured: every baseline is traced, compiled and trained for a
+few steps on this machine, and their mean stands for a candidate. It promises no more than that: candidates may be
+slower or faster than the baselines.
+"""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nas.admit import Admitted, admit, drive
+from nas.admit.gate import check
+from nas.execute import Job
+from nas.execute.local import LocalExecutor
+from nas.judge.rungs import slots
+from nas.propose.mixture import DEFAULT
+from nas.records import defaults
+from nas.space import Ladder, SearchSpace
+from nas.store import write_file
+from nas.train.engine import plan, plan_to_plain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """Mean over the baselines, in CPU seconds: admission and compilation, a step, an evaluation."""
+
+    fixed_s: float
+    step_s: float
+    evaluate_s: float
+
+
+def trainings(ladder: Ladder, budget: int) -> list[int]:
+    """Expected number of trials at each rung, with the share of further draws at its bound, without baselines."""
+    counts = [round(budget * ladder.draws / (1 - DEFAULT.tuning))]
+    for _ in ladder.steps[1:]:
+        counts.append(slots(counts[-1], ladder.eta))
+    return counts
+
+
+def estimate(space: SearchSpace, reference: str, budget: int, workers: int) -> str:
+    """The ladder, the expected trainings and the time, as lines of text."""
+    ladder, counts, costs = space.ladder, trainings(space.ladder, budget), _measure(space, reference)
+    lines = [f"{space.name}@{space.version}, budget {budget}, {workers} workers", "", "rung   steps  trials"]
+    lines += [f"{i:>4}  {steps:>6}  {n:>6}" for i, (steps, n) in enumerate(zip(ladder.steps, counts, strict=True))]
+    before = [0, *ladder.steps[:-1]]
+    steps = sum(n * (b - a) for n, a, b in zip(counts, before, ladder.steps, strict=True))
+    others, seeds = len(space.baselines), space.baseline_seeds
+    steps += others * (ladder.draws * ladder.steps[0] + seeds * ladder.steps[-1])
+    jobs = counts[0] / ladder.draws + sum(counts[1:]) + others * (1 + seeds)
+    evaluations = sum(counts) + others * (ladder.draws + seeds * len(ladder.steps))
+    seconds = jobs * costs.fixed_s + steps * costs.step_s + evaluations * costs.evaluate_s
+    lines += [
+        "",
+        f"baselines: {others}, {ladder.draws} draws each, the best with {seeds} seeds to the top",
+        f"steps: {steps:,}   compilations: at most {round(jobs):,}   evaluations: {evaluations:,}",
+        f"here: {costs.fixed_s:.1f} s to admit and compile, {1e3 * costs.step_s:.2f} ms a step, "
+        f"{costs.evaluate_s:.2f} s an evaluation (CPU, mean of the baselines)",
+        f"time: about {seconds / workers / 60:.0f} minutes",
+    ]
+    return "\n".join(lines)
+
+
+def _measure(space: SearchSpace, reference: str) -> Costs:
+    """Trace, compile and train every baseline for one chunk of steps."""
+    fixed = step = evaluate = 0.0
+    with tempfile.TemporaryDirectory() as folder, LocalExecutor(workers=1) as executor:
+        data = _run(executor, "data", "nas.train.engine:prepare_job", {"space": reference, "folder": folder})
+        for name, source in space.baselines.items():
+            values = defaults(check(source, space.scope).tunables)
+            admitted = drive(executor, admit(reference, source, values, tag=name))
+            if not isinstance(admitted, Admitted):
+                raise ValueError(f"baseline '{name}' is not admitted: {admitted}")
+            payload, steps = _payload(space, reference, admitted, Path(folder), data.result["validation"])
+            event = _run(executor, f"{name}.train", "nas.train.engine:train_job", payload)
+            spent = event.result["spent"]
+            fixed += 0.5 + spent["start"] + spent["compile"]  # half a second to trace and check, measured apart
+            step += spent["train"] / steps
+            evaluate += spent["evaluate"]
+    count = len(space.baselines)
+    return Costs(fixed_s=fixed / count, step_s=step / count, evaluate_s=evaluate / count)
+
+
+def _payload(
+    space: SearchSpace, reference: str, admitted: Admitted, folder: Path, examples: int
+) -> tuple[dict[str, Any], int]:
+    import msgpack
+
+    facts = admitted.facts
+    how = plan(frozenset(facts["traits"]), facts["cost"]["flops"], space, examples, "cpu")
+    path = folder / facts["digest"]
+    write_file(path, msgpack.packb(dict(admitted.blobs)))
+    middle = defaults(space.recipe.tunables)
+    trial = {"id": 0, "seed": 0, "lr": middle["lr"], "wd": middle["wd"], "load": None, "save": None}
+    payload = {
+        "space": reference, "program": str(path), "digest": facts["digest"], "param_leaves": facts["param_leaves"],
+        "how": plan_to_plain(how), "data": str(folder), "cache": None, "start": 0, "stops": [how.chunk],
+        "trials": [trial],
+    }  # fmt: skip
+    return payload, how.chunk
+
+
+def _run(executor: LocalExecutor, name: str, entry: str, payload: dict[str, Any]) -> Any:
+    executor.submit(Job(id=name, entry=entry, payload=payload))
+    while True:
+        for event in executor.poll(1.0):
+            if event.kind != "done":
+                raise ValueError(f"{name}: {event.error or event.kind}")
+            return event

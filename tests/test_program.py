@@ -1,0 +1,623 @@
+"""The checks on an exported program: honest ones pass with their true cost, forged ones fail and never raise."""
+
+import dataclasses
+import math
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export, lax
+from jax.extend import mlir as artifacts
+from jax.interpreters import mlir
+
+from nas.admit import program as checks
+from nas.admit.cost import count
+from nas.admit.program import check, check_job, digest, outcome
+from nas.admit.stablehlo import Reader
+from nas.admit.trace import trace
+from nas.records import ARTIFACTS, Failure, Program
+from nas.space import Contract, Grammar, Ladder, Recipe, SearchSpace, Spec, Split, Task
+
+CONTRACT = Contract(input_shape=(4,), output_shape=(3,))
+RECIPE = Recipe(batch=2, eval_batch=4)
+SPACE = SearchSpace(
+    name="series",
+    version=1,
+    scope="Model",
+    spec=Spec(length=6, channels=2, classes=3, width=4, depth=2),
+    task=Task(
+        split=lambda name: Split(np.zeros((8, 6, 2)), np.zeros(8)),
+        loss=lambda outputs, targets: outputs.sum(-1),
+        score=lambda outputs, targets: outputs.sum(-1),
+        metric="accuracy",
+    ),
+    contract=Contract(input_shape=(6, 2), output_shape=(3,)),
+    recipe=Recipe(batch=5, eval_batch=10),
+    ladder=Ladder(steps=(10,)),
+    grammar=Grammar(stem=(), body=(), head=()),
+    baselines={},
+)
+DENSE = """
+from nas.api import jax, jnp, lax, nnx
+
+class Model(nnx.Module):
+    def __init__(self, spec, hp, *, rngs):
+        self.first = nnx.Linear(12, 8, rngs=rngs)
+        self.last = nnx.Linear(8, 3, rngs=rngs)
+
+    def __call__(self, x):
+        h = x.reshape(x.shape[0], -1)
+        h = nnx.relu(self.first(h))
+        return self.last(h)
+"""
+MIXED = """
+from nas.api import jax, jnp, lax, nnx
+
+class Model(nnx.Module):
+    def __init__(self, spec, hp, *, rngs):
+        self.conv = nnx.Conv(2, 4, (3,), rngs=rngs)
+        self.norm = nnx.BatchNorm(4, rngs=rngs)
+        self.drop = nnx.Dropout(0.5, rngs=rngs)
+        self.inner = nnx.Linear(4, 4, rngs=rngs)
+        self.head = nnx.Linear(4, 3, rngs=rngs)
+
+    def __call__(self, x):
+        h = self.norm(self.conv(x))
+        h = nnx.remat(lambda model, h: model.drop(model.inner(h)))(self, h)
+        return self.head(h.mean(axis=1)), (h**2).mean()
+"""
+
+
+@cache
+def traced(source: str) -> tuple[dict[str, bytes], int]:
+    found = trace(SPACE, source, {})
+    assert not isinstance(found, Failure), found
+    return found
+
+
+def checked(source: str, **limits: Any) -> Program | Failure:
+    return check(*traced(source), dataclasses.replace(SPACE.contract, **limits), SPACE.recipe)
+
+
+def f32(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+SEED = jax.ShapeDtypeStruct((), jnp.uint32)
+
+
+def exported(function: Callable[..., Any], *avals: Any, platform: str = "cpu", disabled: Any = ()) -> export.Exported:
+    return export.export(jax.jit(function), platforms=[platform], disabled_checks=disabled)(*avals)
+
+
+@cache
+def honest() -> dict[str, export.Exported]:
+    """A linear layer with bias, written against the ABI by hand."""
+    return {
+        "init": exported(lambda seed: (jax.random.normal(jax.random.key(seed), (4, 3)),), SEED),
+        "eval": exported(lambda w, x: x @ w, f32(4, 3), f32(4, 4)),
+        "forward": exported(lambda w, x, seed: (x @ w, jnp.float32(0), x), f32(4, 3), f32(2, 4), SEED),
+        "backward": exported(lambda x, d_output, d_auxiliary: (x.T @ d_output,), f32(2, 4), f32(2, 3), f32()),
+    }
+
+
+def verdict(platform: str = "cpu", **replaced: export.Exported) -> Program | Failure:
+    """What the check says when artifacts of the honest program are replaced."""
+    blobs = {name: bytes(artifact.serialize()) for name, artifact in (honest() | replaced).items()}
+    return check(blobs, 1, CONTRACT, RECIPE, platform)
+
+
+def with_eval(function: Callable[..., Any], **options: Any) -> export.Exported:
+    return exported(function, f32(4, 3), f32(4, 4), **options)
+
+
+def forged(text: str, **changes: Any) -> export.Exported:
+    """The honest eval artifact with another module inside."""
+    with mlir.make_ir_context():
+        bytecode = artifacts.serialize_portable_artifact(mlir.ir.Module.parse(text), "1.10.0")
+    return dataclasses.replace(honest()["eval"], mlir_module_serialized=bytecode, **changes)
+
+
+def body(statements: str, rest: str = "") -> str:
+    """A module whose main has the signature of eval: weights %w, inputs %x, and a result %y."""
+    return (
+        "module { func.func public @main(%w: tensor<4x3xf32>, %x: tensor<4x4xf32>) -> tensor<4x3xf32> {\n"
+        f"{statements}\nreturn %y : tensor<4x3xf32> }}\n{rest} }}"
+    )
+
+
+DOT = "%y = stablehlo.dot_general %x, %w, contracting_dims = [1] x [0] : (tensor<4x4xf32>, tensor<4x3xf32>) -> tensor<4x3xf32>\n"
+CALLED = "(tensor<4x3xf32>) -> tensor<4x3xf32>"
+
+
+def loop(condition: str, step: str, counter: str = "i32") -> str:
+    """A loop over %i and the bound %n, whose body adds `step` or returns what else it names."""
+    return body(
+        DOT.replace("%y", "%start")
+        + f"""
+        %zero = stablehlo.constant dense<0> : tensor<{counter}>
+        %one = stablehlo.constant dense<1> : tensor<{counter}>
+        %two = stablehlo.constant dense<2> : tensor<{counter}>
+        %many = stablehlo.constant dense<126> : tensor<{counter}>
+        %r:3 = stablehlo.while(%i = %zero, %n = %many, %h = %start) : tensor<{counter}>, tensor<{counter}>, tensor<4x3xf32>
+        cond {{
+          {condition}
+          stablehlo.return %go : tensor<i1>
+        }} do {{
+          %twice = stablehlo.add %h, %h : tensor<4x3xf32>
+          {step}
+        }}
+        %y = stablehlo.add %r#2, %r#2 : tensor<4x3xf32>"""
+    )
+
+
+def below(bound: str, counter: str = "i32") -> str:
+    return f"%go = stablehlo.compare LT, %i, {bound} : (tensor<{counter}>, tensor<{counter}>) -> tensor<i1>"
+
+
+def advance(i: str, n: str, counter: str = "i32") -> str:
+    return (
+        f"%j = stablehlo.add {i} : tensor<{counter}>\n"
+        f"stablehlo.return %j, {n}, %twice : tensor<{counter}>, tensor<{counter}>, tensor<4x3xf32>"
+    )
+
+
+def bomb(levels: int) -> Callable[..., Any]:
+    """A function that calls the one below it twice, and so on."""
+    inner: Callable[..., Any] = jnp.sin
+    for _ in range(levels):
+        inner = (lambda once: lambda h: once(h) + once(h * 1.5))(jax.jit(inner))
+    return lambda w, x: inner(x @ w)
+
+
+def times(count: int, function: Callable[[Any], Any]) -> Callable[..., Any]:
+    return lambda w, x: lax.fori_loop(0, count, lambda _, h: function(h), x @ w)
+
+
+def python_callback(w: Any, x: Any) -> Any:
+    called = jax.ffi.ffi_call("xla_ffi_python_cpu_callback", f32(4, 3))(w, index=np.uint64(0))
+    return jnp.asarray(called) + x @ w
+
+
+CALLBACK = [export.DisabledSafetyCheck.custom_call("xla_ffi_python_cpu_callback")]
+ATTACKS: dict[str, tuple[str, Callable[[], Program | Failure]]] = {
+    "callback": ("malformed", lambda: verdict(eval=with_eval(python_callback, disabled=CALLBACK))),
+    "callback whose flag is hidden": (
+        "custom_call",
+        lambda: verdict(eval=dataclasses.replace(with_eval(python_callback, disabled=CALLBACK), disabled_safety_checks=())),
+    ),
+    "callback of the old kind": (
+        "custom_call",
+        lambda: verdict(eval=forged(body(
+            DOT.replace("%y", "%h") + '%y = stablehlo.custom_call @xla_python_cpu_callback(%h) {backend_config = '
+            f'"94000000000000", api_version = 2 : i32}} : {CALLED}'))),
+    ),
+    "linear algebra": ("custom_call", lambda: verdict(eval=with_eval(lambda w, x: jnp.linalg.cholesky(x) @ w))),
+    "eigenvectors": ("custom_call", lambda: verdict(eval=with_eval(lambda w, x: jnp.linalg.eigh(x)[1] @ w))),
+    "custom call in a function that nobody calls": (
+        "custom_call",
+        lambda: verdict(eval=forged(body(DOT, "func.func private @idle(%a: tensor<4x3xf32>) -> tensor<4x3xf32> {\n"
+            f"%r = stablehlo.custom_call @evil(%a) : {CALLED}\n return %r : tensor<4x3xf32> }}"))),
+    ),
+    "custom call inside a reduction": (
+        "custom_call",
+        lambda: verdict(eval=forged(body(
+            DOT.replace("%y", "%h") + """%zero = stablehlo.constant dense<0.0> : tensor<f32>
+            %s = "stablehlo.reduce"(%h, %zero) <{dimensions = array<i64: 1>}> ({
+              ^bb0(%a: tensor<f32>, %b: tensor<f32>):
+                %c = stablehlo.custom_call @evil(%a, %b) : (tensor<f32>, tensor<f32>) -> tensor<f32>
+                stablehlo.return %c : tensor<f32> }) : (tensor<4x3xf32>, tensor<f32>) -> tensor<4xf32>
+            %y = stablehlo.broadcast_in_dim %s, dims = [0] : (tensor<4xf32>) -> tensor<4x3xf32>"""))),
+    ),
+    "memory that nobody wrote": (
+        "custom_call",
+        lambda: verdict("cuda", eval=with_eval(lambda w, x: x @ w + lax.empty((4, 3), jnp.float32), platform="cuda"),
+            **{name: dataclasses.replace(honest()[name], platforms=("cuda",)) for name in ARTIFACTS if name != "eval"}),
+    ),
+    "feed in": (
+        "op",
+        lambda: verdict(eval=forged(body(
+            '%t = stablehlo.create_token : !stablehlo.token\n%y, %u = "stablehlo.infeed"(%t) {infeed_config = "", '
+            "layout = [[0, 1]]} : (!stablehlo.token) -> (tensor<4x3xf32>, !stablehlo.token)"))),
+    ),
+    "feed out": (
+        "op",
+        lambda: verdict(eval=forged(body(
+            DOT + '%t = stablehlo.create_token : !stablehlo.token\n%u = "stablehlo.outfeed"(%y, %t) '
+            '{outfeed_config = ""} : (tensor<4x3xf32>, !stablehlo.token) -> !stablehlo.token'))),
+    ),
+    "place among devices": ("op", lambda: verdict(eval=forged(body(DOT + "%p = stablehlo.partition_id : tensor<ui32>")))),
+    "sum over devices": (
+        "op",
+        lambda: verdict(eval=forged(body(DOT.replace("%y", "%h") + """%y = "stablehlo.all_reduce"(%h) ({
+            ^bb0(%a: tensor<f32>, %b: tensor<f32>):
+              %c = stablehlo.add %a, %b : tensor<f32>
+              stablehlo.return %c : tensor<f32> }) {replica_groups = dense<0> : tensor<1x1xi64>} : """ + CALLED))),
+    ),
+    "random numbers with a memory": (
+        "op", lambda: verdict(eval=with_eval(lambda w, x: x @ w + lax.rng_uniform(0.0, 1.0, (4, 3)))),
+    ),
+    "composite of its own": ("op", lambda: verdict(eval=with_eval(lambda w, x: lax.composite(lambda h: h * 2, "my.own")(x @ w)))),
+    "frontend attributes": (
+        "attribute",
+        lambda: verdict(eval=forged(body(
+            DOT.replace("%y", "%h") + '%y = stablehlo.add %h, %h {mhlo.frontend_attributes = '
+            '{_xla_compute_type = "host"}} : tensor<4x3xf32>'))),
+    ),
+    "argument given away": (
+        "attribute",
+        lambda: verdict(eval=forged(body(DOT).replace("%w: tensor<4x3xf32>", "%w: tensor<4x3xf32> {tf.aliasing_output = 0 : i32}", 1))),
+    ),
+    "mesh with devices": (
+        "op",
+        lambda: verdict(eval=forged(body(DOT).replace("module {", 'module { sdy.mesh @m = <["a"=2]>\n'))),
+    ),
+    "layout over devices": (
+        "op",
+        lambda: verdict(eval=forged(body(DOT.replace("%y", "%h")
+            + '%y = sdy.sharding_constraint %h <mesh<["a"=2]>, [{"a"}, {}]> : tensor<4x3xf32>'))),
+    ),
+    "recursion": (
+        "calls",
+        lambda: verdict(eval=forged(body(DOT.replace("%y", "%h") + f"%y = func.call @f(%h) : {CALLED}",
+            "func.func private @f(%a: tensor<4x3xf32>) -> tensor<4x3xf32> {\n"
+            f"%r = func.call @f(%a) : {CALLED}\n return %r : tensor<4x3xf32> }}"))),
+    ),
+    "recursion that nobody calls": (
+        "calls",
+        lambda: verdict(eval=forged(body(DOT, "func.func private @f(%a: tensor<4x3xf32>) -> tensor<4x3xf32> {\n"
+            f"%r = func.call @g(%a) : {CALLED}\n return %r : tensor<4x3xf32> }}\n"
+            "func.func private @g(%a: tensor<4x3xf32>) -> tensor<4x3xf32> {\n"
+            f"%r = func.call @f(%a) : {CALLED}\n return %r : tensor<4x3xf32> }}"))),
+    ),
+    "calls that double at each level": ("ops", lambda: verdict(eval=with_eval(bomb(20)))),
+    "too many operations": (
+        "ops",
+        lambda: verdict(eval=forged(body(DOT.replace("%y", "%h0") + "".join(
+            f"%h{i + 1} = stablehlo.add %h{i}, %h{i} : tensor<4x3xf32>\n" for i in range(45_000)
+        ) + "%y = stablehlo.add %h45000, %h45000 : tensor<4x3xf32>"))),
+    ),
+    "nested too deep": (
+        "depth",
+        lambda: verdict(eval=forged(body(DOT.replace("%y", "%h") + "%p = stablehlo.constant dense<true> : tensor<i1>\n"
+            '%y = "stablehlo.if"(%p) (' + '{ %z = "stablehlo.if"(%p) (' * 30 + "{ stablehlo.return %h : tensor<4x3xf32> }, "
+            "{ stablehlo.return %h : tensor<4x3xf32> }" + (") : (tensor<i1>) -> tensor<4x3xf32>\n"
+            "stablehlo.return %z : tensor<4x3xf32> }, { stablehlo.return %h : tensor<4x3xf32> }") * 30
+            + ") : (tensor<i1>) -> tensor<4x3xf32>"))),
+    ),
+    "loop without end": ("loop", lambda: verdict(eval=with_eval(lambda w, x: lax.while_loop(lambda h: True, lambda h: h + 1, x @ w)))),
+    "loop that depends on data": (
+        "loop", lambda: verdict(eval=with_eval(lambda w, x: lax.while_loop(lambda h: h.sum() < 1e30, lambda h: h + 1, x @ w))),
+    ),
+    "loop whose counter wraps around": ("loop", lambda: verdict(eval=forged(loop(below("%n", "i8"), advance("%i, %two", "%n", "i8"), "i8")
+            .replace("dense<126>", "dense<127>")))),
+    "loop whose counter stands still": ("ops", lambda: verdict(eval=forged(loop(below("%n"), advance("%i, %zero", "%n"))))),
+    "loop whose bound moves": ("loop", lambda: verdict(eval=forged(loop(below("%n"), "%m = stablehlo.add %n, %one : tensor<i32>\n" + advance("%i, %one", "%m"))))),
+    "loop that counts something else": ("loop", lambda: verdict(eval=forged(loop(below("%n"), advance("%n, %one", "%n"))))),
+    "loop that ends on equality": ("loop", lambda: verdict(eval=forged(loop(below("%n").replace("LT", "NE"), advance("%i, %one", "%n"))))),
+    "loop of a billion": ("ops", lambda: verdict(eval=with_eval(times(10**9, lambda h: h + 1)))),
+    "loops in loops": (
+        "ops",
+        lambda: verdict(eval=with_eval(times(10**4, lambda h: lax.fori_loop(0, 10**4, lambda _, g: g + 1, h)))),
+    ),
+    "array of 100 GB": ("memory", lambda: verdict(eval=with_eval(lambda w, x: x @ w + jnp.ones((160_000, 160_000)).sum()))),
+    "constant of 5 MB": (
+        "constant",
+        lambda: verdict(eval=with_eval(lambda w, x: x @ w + np.random.default_rng(0).normal(size=(1_250_000,)).astype(np.float32)[:3])),
+    ),
+    "constant outside the program": (
+        "malformed",
+        lambda: verdict(eval=dataclasses.replace(honest()["eval"], mlir_module_serialized=body(
+            DOT.replace("%y", "%h") + "%c = stablehlo.constant dense_resource<blob> : tensor<4x3xf32>\n"
+            "%y = stablehlo.add %h, %c : tensor<4x3xf32>").encode())),
+    ),
+    "double precision": ("op", lambda: verdict(eval=forged(body(DOT + "%c = stablehlo.constant dense<0.0> : tensor<f64>")))),
+    "wrong shape": ("signature", lambda: verdict(eval=with_eval(lambda w, x: (x @ w)[:, :2]))),
+    "wrong dtype": ("signature", lambda: verdict(eval=with_eval(lambda w, x: (x @ w).astype(jnp.bfloat16)))),
+    "one result too many": ("signature", lambda: verdict(eval=with_eval(lambda w, x: (x @ w, x)))),
+    "one argument too many": ("signature", lambda: verdict(eval=exported(lambda w, x, z: x @ w + z, f32(4, 3), f32(4, 4), f32()))),
+    "unknown batch size": (
+        "signature",
+        lambda: verdict(eval=exported(lambda w, x: x @ w, f32(4, 3), jax.ShapeDtypeStruct(export.symbolic_shape("b, 4"), jnp.float32))),
+    ),
+    "main returns another type": (
+        "signature", lambda: verdict(eval=forged(body(DOT).replace("4x3", "4x2"))),
+    ),
+    "main returns one more": (
+        "signature",
+        lambda: verdict(eval=forged(body(DOT).replace("return %y : tensor<4x3xf32>", "return %y, %y : tensor<4x3xf32>, tensor<4x3xf32>")
+            .replace("-> tensor<4x3xf32> {", "-> (tensor<4x3xf32>, tensor<4x3xf32>) {", 1))),
+    ),
+    "no main": ("malformed", lambda: verdict(eval=forged(body(DOT).replace("@main", "@other")))),
+    "kept arguments out of order": ("signature", lambda: verdict(eval=dataclasses.replace(honest()["eval"], module_kept_var_idx=(1, 0)))),
+    "kept argument that does not exist": ("signature", lambda: verdict(eval=dataclasses.replace(honest()["eval"], module_kept_var_idx=(0, 7)))),
+    "other platform": ("platform", lambda: verdict(eval=with_eval(lambda w, x: x @ w, platform="tpu"))),
+    "several platforms": (
+        "platform",
+        lambda: verdict(eval=export.export(jax.jit(lambda w, x: x @ w), platforms=["cpu", "cuda"])(f32(4, 3), f32(4, 4))),
+    ),
+    "several devices": ("malformed", lambda: verdict(eval=dataclasses.replace(honest()["eval"], nr_devices=2))),
+    "whole numbers for parameters": (
+        "signature", lambda: verdict(init=exported(lambda seed: (jnp.zeros((4, 3), jnp.int32) + seed.astype(jnp.int32),), SEED)),
+    ),
+    "init with an argument of its own": ("signature", lambda: verdict(init=exported(lambda seed, x: (jnp.zeros((4, 3)) + x,), SEED, f32()))),
+    "random key as state": (
+        "signature",
+        lambda: verdict(init=exported(lambda seed: (jnp.zeros((4, 3)), jax.random.key(seed)), SEED)),
+    ),
+    "residuals that backward does not take": (
+        "signature",
+        lambda: verdict(forward=exported(lambda w, x, seed: (x @ w, jnp.float32(0), x[:1]), f32(4, 3), f32(2, 4), SEED)),
+    ),
+    "auxiliary loss with a shape": (
+        "signature",
+        lambda: verdict(forward=exported(lambda w, x, seed: (x @ w, jnp.zeros(3), x), f32(4, 3), f32(2, 4), SEED)),
+    ),
+    "gradient of another shape": (
+        "signature",
+        lambda: verdict(backward=exported(lambda x, d, a: ((x.T @ d).T,), f32(2, 4), f32(2, 3), f32())),
+    ),
+    "outputs without the input": ("input", lambda: verdict(eval=with_eval(lambda w, x: jnp.tile(w[:1], (4, 1)) + 0 * jnp.zeros_like(x[:, :3])))),
+    "gradient of nothing": (
+        "gradient", lambda: verdict(backward=exported(lambda x, d, a: (jnp.zeros((4, 3)) + x.sum(),), f32(2, 4), f32(2, 3), f32())),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_check_of_forged_program_fails(name: str) -> None:
+    rule, attack = ATTACKS[name]
+    found = attack()
+    assert isinstance(found, Failure)
+    assert (found.stage, found.rule) == ("program", rule), found
+    assert len(found.message) <= 400 and found.message.isprintable()
+
+
+def test_check_of_honest_program_written_by_hand_passes() -> None:
+    found = verdict()
+    assert isinstance(found, Program), found
+    assert found.cost.params == 12
+    assert found.cost.flops == 2 * 4 * 3
+    assert found.cost.train_flops == 2 * (2 * 4 * 3)
+
+
+def test_check_of_counted_loop_written_by_hand_multiplies() -> None:
+    found = verdict(eval=forged(loop(below("%n"), advance("%i, %two", "%n"))))
+    assert isinstance(found, Program), found
+    each = 12 + 1 + 1  # the doubling, the counter, the comparison
+    assert found.cost.flops == math.ceil((2 * 4 * 4 * 3 + 63 * each + 12) / 4)
+
+
+@pytest.mark.parametrize(
+    "param_leaves, blobs",
+    [
+        (0, {}),
+        (2, {}),
+        (-1, {}),
+        (True, {}),
+        ("1", {}),
+        (1, {"eval": b""}),
+        (1, {"eval": b"\x00" * 1000}),
+        (1, {"eval": "text"}),
+        (1, {"eval": bytes(9 << 20)}),
+        (1, {"extra": b""}),
+        (1, {"forward": None}),
+    ],
+)
+def test_check_of_other_arguments_fails(param_leaves: Any, blobs: dict[str, Any]) -> None:
+    given: dict[str, Any] = {name: bytes(artifact.serialize()) for name, artifact in honest().items()}
+    found = check(given | blobs, param_leaves, CONTRACT, RECIPE)
+    assert isinstance(found, Failure)
+    assert found.rule in ("signature", "malformed", "size")
+
+
+def test_check_of_missing_artifact_fails() -> None:
+    given = {name: bytes(artifact.serialize()) for name, artifact in honest().items() if name != "backward"}
+    found = check(given, 1, CONTRACT, RECIPE)
+    assert isinstance(found, Failure) and found.rule == "malformed"
+
+
+def test_check_of_mutated_bytes_never_raises(tmp_path: Path) -> None:
+    """Some mutations crash the parser itself, which is why a check runs in a process of its own."""
+    good = {name: bytes(artifact.serialize()) for name, artifact in honest().items()}
+    rng = np.random.default_rng(7)
+    cases = []
+    for index in range(60):
+        name = ARTIFACTS[index % 4]
+        blob = bytearray(good[name])
+        if index % 5 == 0:
+            blob = blob[: rng.integers(len(blob))]
+        for _ in range(rng.integers(1, 8)):
+            blob[rng.integers(len(blob))] = rng.integers(256)
+        cases.append(good | {name: bytes(blob)})
+    (tmp_path / "cases").write_bytes(pickle.dumps((cases, CONTRACT, RECIPE)))
+    code = (
+        "import pickle, sys\nfrom nas.admit.program import check\nfrom nas.records import Failure, Program\n"
+        "cases, contract, recipe = pickle.load(open(sys.argv[1], 'rb'))\n"
+        "for case in cases: print(type(check(case, 1, contract, recipe)).__name__, flush=True)\n"
+    )
+    done = 0
+    while done < len(cases):
+        (tmp_path / "cases").write_bytes(pickle.dumps((cases[done:], CONTRACT, RECIPE)))
+        ran = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "cases")],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        )
+        assert ran.returncode <= 0, ran.stderr  # it came to its end, or a signal ended it
+        assert set(ran.stdout.split()) <= {"Failure", "Program"}
+        done += len(ran.stdout.split()) + (ran.returncode < 0)
+
+
+@pytest.mark.parametrize(
+    "limits, rule, start",
+    [
+        ({"max_params": 130}, "params", "131 parameters; the space allows 130:"),
+        ({"max_flops": 200}, "flops", "259 FLOPs for one example; the space allows 200:"),
+        ({"max_memory_bytes": 2000}, "memory", "2,556 bytes for one training step; the space allows 2,000:"),
+    ],
+)
+def test_check_beyond_a_limit_says_by_how_much(limits: dict[str, int], rule: str, start: str) -> None:
+    found = checked(DENSE, **limits)
+    assert isinstance(found, Failure)
+    assert found.rule == rule
+    assert found.message.startswith(start), found.message
+
+
+def test_check_at_the_limit_passes() -> None:
+    assert isinstance(checked(DENSE, max_params=131, max_flops=259, max_memory_bytes=2556), Program)
+
+
+def test_check_of_state_dropout_remat_and_auxiliary_loss_passes() -> None:
+    found = checked(MIXED)
+    assert isinstance(found, Program), found
+    assert found.traits == {"convolution"}  # the loop that makes random bits is none that decides anything
+    assert found.cost.params == (3 * 2 * 4 + 4) + (4 + 4) + (4 * 4 + 4) + (4 * 3 + 3)
+
+
+def test_check_of_recurrent_model_has_trait_loop() -> None:
+    source = DENSE.replace("h = nnx.relu(self.first(h))", "h = lax.map(lambda a: nnx.relu(self.first(a)), h)")
+    found = checked(source)
+    assert isinstance(found, Program), found
+    assert found.traits == {"loop"}
+
+
+def test_check_of_orthogonal_initializer_names_the_remedy() -> None:
+    found = checked(DENSE.replace("12, 8,", "12, 8, kernel_init=nnx.initializers.orthogonal(),"))
+    assert isinstance(found, Failure)
+    assert found.rule == "custom_call" and "recurrent_kernel_init" in found.message
+
+
+MODELS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
+    "dense": (lambda a, b, x: jnp.tanh(x @ a) @ b, (f32(12, 32), f32(32, 3), f32(10, 12))),
+    "convolution": (
+        lambda k, x: jax.nn.relu(lax.conv_general_dilated(x, k, (2,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))),
+        (f32(5, 3, 8), f32(10, 40, 3)),
+    ),
+    "grouped and dilated convolution": (
+        lambda k, x: lax.conv_general_dilated(
+            x, k, (1, 1), "SAME", rhs_dilation=(2, 3), feature_group_count=4, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        ),
+        (f32(3, 3, 1, 8), f32(2, 9, 12, 4)),
+    ),
+    "attention": (
+        lambda w, x: jax.nn.softmax((x @ w) @ x.swapaxes(1, 2) / 4, axis=-1) @ x,
+        (f32(16, 16), f32(4, 20, 16)),
+    ),
+    "norm and gelu": (
+        lambda s, x: jax.nn.gelu((x - x.mean(-1, keepdims=True)) * lax.rsqrt(x.var(-1, keepdims=True) + 1e-6) * s),
+        (f32(32), f32(8, 10, 32)),
+    ),
+    "pooling": (
+        lambda s, x: s * lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 1), (1, 2, 1), "VALID").sum(1),
+        (f32(4), f32(8, 21, 4)),
+    ),
+}
+
+
+def ours(function: Callable[..., Any], avals: tuple[Any, ...]) -> int:
+    return count(Reader(1 << 30).read(exported(function, *avals).mlir_module_serialized)).flops
+
+
+def compilers(function: Callable[..., Any], avals: tuple[Any, ...]) -> float:
+    cost: Any = jax.jit(function).lower(*avals).cost_analysis()
+    return cost["flops"] + cost.get("transcendentals", 0)
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize("name", MODELS)
+def test_flops_without_loops_agree_with_the_compilers(name: str, gradient: bool) -> None:
+    function, avals = MODELS[name]
+    if gradient:
+        function = jax.grad(lambda *args, inner=function: inner(*args).sum())
+    assert ours(function, avals) == pytest.approx(compilers(function, avals), rel=0.05)
+
+
+def recurrence(unroll: int | bool) -> Callable[..., Any]:
+    def run(w: Any, x: Any) -> Any:
+        def step(h: Any, now: Any) -> Any:
+            h = jnp.tanh(now + h @ w)
+            return h, None
+
+        return lax.scan(step, jnp.zeros(x.shape[1:]), x, unroll=unroll)[0]
+
+    return run
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_flops_of_a_loop_are_those_of_the_unrolled_program(gradient: bool) -> None:
+    avals = (f32(16, 16), f32(12, 5, 16))
+    looped, unrolled = recurrence(1), recurrence(True)
+    if gradient:
+        looped, unrolled = (jax.grad(lambda w, x, run=run: run(w, x).sum()) for run in (looped, unrolled))
+    assert ours(looped, avals) == pytest.approx(compilers(unrolled, avals), rel=0.05)
+    assert compilers(looped, avals) < 0.5 * compilers(unrolled, avals)  # why we count ourselves
+
+
+def test_flops_of_loops_in_loops_multiply() -> None:
+    def run(w: jax.Array) -> jax.Array:
+        return lax.fori_loop(0, 7, lambda _, h: lax.fori_loop(2, 5, lambda _, g: g @ w, h), w)
+
+    assert ours(run, (f32(16, 16),)) == pytest.approx(7 * 3 * 2 * 16**3, rel=0.01)
+
+
+def test_flops_of_branches_are_those_of_the_dearest() -> None:
+    def run(p: jax.Array, x: jax.Array) -> jax.Array:
+        return lax.cond(p.sum() > 0, lambda a: a @ a, lambda a: a + 1, x)
+
+    assert ours(run, (f32(), f32(16, 16))) == pytest.approx(2 * 16**3, rel=0.01)
+
+
+SPACE_FILE = """
+from nas.space import Contract, Grammar, Ladder, Recipe, SearchSpace, Spec, Task
+
+def nothing(*args):
+    raise AssertionError("a check needs no data")
+
+SPACE = SearchSpace(
+    name="toy", version=1, scope="Model", spec=Spec(length=4, classes=3, width=4, depth=1),
+    task=Task(split=nothing, loss=nothing, score=nothing, metric="accuracy"),
+    contract=Contract(input_shape=(4,), output_shape=(3,), max_params=LIMIT), recipe=Recipe(batch=2, eval_batch=4),
+    ladder=Ladder(steps=(10,)), grammar=Grammar(stem=(), body=(), head=()), baselines={},
+)
+"""
+
+
+@pytest.mark.parametrize("limit", [12, 11])
+def test_outcome_of_job_is_what_check_returned(tmp_path: Path, limit: int) -> None:
+    path = tmp_path / "toy.py"
+    path.write_text(SPACE_FILE.replace("LIMIT", str(limit)))
+    blobs = {name: bytes(artifact.serialize()) for name, artifact in honest().items()}
+    plain = check_job(str(path), blobs, 1)
+    assert not any(isinstance(value, bytes) for value in plain.get("program", {}).values())
+    assert outcome(plain, blobs) == check(blobs, 1, dataclasses.replace(CONTRACT, max_params=limit), RECIPE)
+
+
+def test_outcome_about_other_bytes_raises() -> None:
+    blobs = {name: bytes(artifact.serialize()) for name, artifact in honest().items()}
+    plain = {"program": {"digest": digest(blobs)}}
+    with pytest.raises(ValueError, match="other bytes"):
+        outcome(plain, blobs | {"eval": blobs["eval"] + b" "})
+
+
+def test_digest_depends_on_every_artifact_and_its_place() -> None:
+    blobs = {name: name.encode() for name in ARTIFACTS}
+    changed = [blobs | {name: b"x"} for name in ARTIFACTS]
+    swapped = blobs | {"init": blobs["eval"], "eval": blobs["init"]}
+    shifted = blobs | {"init": b"initeval", "eval": b""}
+    assert len({digest(each) for each in (blobs, swapped, shifted, *changed)}) == 7
+
+
+def test_import_needs_no_jax() -> None:
+    code = f"import sys; import {checks.__name__}; assert not {{'jax', 'flax', 'jaxlib'}} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
