@@ -680,11 +680,14 @@ def _program(entry: Entry) -> str:
     if entry.program is None:
         return "not admitted yet"
     cost = entry.program["cost"]
-    return (
-        f"{cost['params']:,} parameters · {short(cost['flops'])} FLOPs an example, "
-        f"{short(cost['train_flops'])} and {size(cost['memory_bytes'])} in training · {cost['ops']:,} operations · program "
-        f"{one_line(entry.program['fingerprint'])[:12]}"
+    parts = (
+        f"{cost['params']:,} parameters",
+        f"{short(cost['flops'])} FLOPs an example, {short(cost['train_flops'])} in training",
+        f"{size(cost['memory_bytes'])} in training",
+        f"{cost['ops']:,} operations",
+        f"program {entry.program['fingerprint'][:12]}",
     )
+    return one_line(" · ".join(parts))
 
 
 def _write_trials(console: Console, records: Records, candidate: int) -> None:

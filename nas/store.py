@@ -377,9 +377,8 @@ def _entry_row(entry: Entry) -> dict[str, Any]:
 def _entry(row: dict[str, Any]) -> Entry:
     failure, program, slot = _maybe(Failure, row.pop("failure")), row.pop("program"), row.pop("slot")
     row["tunables"] = {name: tunable_from_plain(plain) for name, plain in row["tunables"].items()}
-    return Entry(
-        candidate=Candidate(**row | {"parents": tuple(row["parents"])}), slot=slot, failure=failure, program=program
-    )
+    row["parents"] = tuple(row["parents"])
+    return Entry(candidate=Candidate(**row), slot=slot, failure=failure, program=program)
 
 
 def _maybe(kind: Any, plain: Mapping[str, Any] | None) -> Any:

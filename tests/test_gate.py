@@ -281,7 +281,13 @@ BOMBS = {
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_check_parser_bomb_becomes_a_failure(bomb: str) -> None:
     assert gate.check(BOMBS[bomb], "Model").failures
-    assert gate.check(GATED + BOMBS[bomb], "Model").failures or bomb in ("power", "escape", "form feed", "cookie", "empty")
+    assert gate.check(GATED + BOMBS[bomb], "Model").failures or bomb in (
+        "power",
+        "escape",
+        "form feed",
+        "cookie",
+        "empty",
+    )
 
 
 @pytest.mark.parametrize("length", range(0, len(FOREIGN), 131))

@@ -257,6 +257,12 @@ def test_delta_is_missing_where_no_baseline_has_several_seeds(records: leaderboa
     assert "–" in table(found, 80)
 
 
+def test_baseline_with_one_seed_is_no_reference(records: leaderboard.Records) -> None:
+    kept = [s for s in records.scores if s.rung < 2 or s.trial not in (19, 20)]
+    found = reference(change(records, scores=kept), 2)
+    assert found is not None and found.name == "cnn" and found.noise.degrees == 6
+
+
 def test_scores_that_are_not_numbers_have_no_row(records: leaderboard.Records) -> None:
     broken = [score(s.trial, s.rung, s.slot, math.nan) for s in records.scores]
     assert rank(change(records, scores=broken)) == ()
@@ -290,6 +296,13 @@ def test_spent_counts_admitted_candidates_without_baselines(records: leaderboard
 def test_draws_of_the_tune_arm_are_compared_as_its_own(records: leaderboard.Records) -> None:
     arms = [sample.arm for sample in leaderboard.samples(records)]
     assert arms.count("tune") == 1 and "baseline" not in arms and len(arms) == 24 * 3 + 1
+
+
+def test_draws_that_the_machine_lost_are_not_held_against_an_arm(records: leaderboard.Records) -> None:
+    lost = Failure(stage="machine", rule="lost", message="its process died", blame="machine")
+    scores = [score(s.trial, 0, s.slot, lost if number % 2 else 0.5) for number, s in enumerate(records.scores)]
+    found = leaderboard.samples(change(records, scores=scores))
+    assert found and all(sample.score == 0.5 for sample in found)
 
 
 # ---- formats
@@ -553,9 +566,10 @@ def test_module_is_light_and_survives_a_closed_pipe(run: Path) -> None:
         "import sys; from nas.leaderboard import main; status = main(sys.argv[1:]);"
         "heavy = {'jax', 'flax', 'optax', 'optuna', 'scipy'} & set(sys.modules); sys.exit(f'{status} {heavy}')"
     )
-    command = [sys.executable, "-c", code, "--results", str(run.parent), "--format", "json"]
+    command = [sys.executable, "-c", code, "--results", str(run.parent), "--format", "csv"]
     reader, writer = os.pipe()
     os.close(reader)
-    ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60)
+    environment = os.environ | {"PYTHONUNBUFFERED": ""}  # the pipe is noticed at the flush
+    ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, env=environment)
     os.close(writer)
     assert ended.stderr == "0 set()\n"

@@ -21,10 +21,10 @@ from jax.interpreters import mlir
 
 from nas.admit import program as checks
 from nas.admit.cost import count
-from nas.admit.program import check, check_job, digest, outcome
+from nas.admit.program import check, check_job, outcome
 from nas.admit.stablehlo import Reader
 from nas.admit.trace import trace
-from nas.records import ARTIFACTS, Failure, Program
+from nas.records import ARTIFACTS, Failure, Program, hash_blobs
 from nas.space import Contract, Grammar, Ladder, Recipe, SearchSpace, Spec, Split, Task
 
 CONTRACT = Contract(input_shape=(4,), output_shape=(3,))
@@ -605,7 +605,7 @@ def test_outcome_of_job_is_what_check_returned(tmp_path: Path, limit: int) -> No
 
 def test_outcome_about_other_bytes_raises() -> None:
     blobs = {name: bytes(artifact.serialize()) for name, artifact in honest().items()}
-    plain = {"program": {"digest": digest(blobs)}}
+    plain = {"program": {"digest": hash_blobs(blobs)}}
     with pytest.raises(ValueError, match="other bytes"):
         outcome(plain, blobs | {"eval": blobs["eval"] + b" "})
 
@@ -615,7 +615,7 @@ def test_digest_depends_on_every_artifact_and_its_place() -> None:
     changed = [blobs | {name: b"x"} for name in ARTIFACTS]
     swapped = blobs | {"init": blobs["eval"], "eval": blobs["init"]}
     shifted = blobs | {"init": b"initeval", "eval": b""}
-    assert len({digest(each) for each in (blobs, swapped, shifted, *changed)}) == 7
+    assert len({hash_blobs(each) for each in (blobs, swapped, shifted, *changed)}) == 7
 
 
 def test_import_needs_no_jax() -> None:

@@ -25,7 +25,9 @@ from nas.train.engine import Engine, Plan, plan, prepare_job, read_program, rows
 from nas.train.interpret import interpret
 
 HEADER = '"""A model."""\nfrom nas.api import jax, jnp, lax, nnx\n'
-MLP = HEADER + """
+MLP = (
+    HEADER
+    + """
 class Model(nnx.Module):
     def __init__(self, spec, hp, *, rngs):
         self.up = nnx.Linear(spec.length, 16, rngs=rngs)
@@ -33,7 +35,10 @@ class Model(nnx.Module):
     def __call__(self, x):
         return self.down(jnp.tanh(self.up(x.reshape(x.shape[0], -1))))
 """
-CONV = HEADER + """
+)
+CONV = (
+    HEADER
+    + """
 class Model(nnx.Module):
     def __init__(self, spec, hp, *, rngs):
         self.conv = nnx.Conv(1, 8, (3,), rngs=rngs)
@@ -41,7 +46,10 @@ class Model(nnx.Module):
     def __call__(self, x):
         return self.head(jax.nn.relu(self.conv(x)).mean(axis=1))
 """
-EVERYTHING = HEADER + """
+)
+EVERYTHING = (
+    HEADER
+    + """
 class Model(nnx.Module):
     def __init__(self, spec, hp, *, rngs):
         self.up = nnx.Linear(spec.length, 16, use_bias=False, rngs=rngs)  # a bias would have no gradient but rounding
@@ -52,6 +60,7 @@ class Model(nnx.Module):
         h = self.drop(jax.nn.relu(self.norm(self.up(x.reshape(x.shape[0], -1)))))
         return self.down(h), 0.1 * (h ** 2).mean()
 """
+)
 SOURCES = {"mlp": MLP, "conv": CONV, "everything": EVERYTHING}
 
 
@@ -220,7 +229,12 @@ def test_auxiliary_loss_is_trained_on_but_bounded(traced: Any) -> None:
 
 @pytest.mark.parametrize(
     ("traits", "platform", "mode"),
-    [({"convolution"}, "cpu", "loop"), ({"loop"}, "cpu", "scan"), (set(), "cpu", "scan"), ({"convolution"}, "cuda", "scan")],
+    [
+        ({"convolution"}, "cpu", "loop"),
+        ({"loop"}, "cpu", "scan"),
+        (set(), "cpu", "scan"),
+        ({"convolution"}, "cuda", "scan"),
+    ],
 )
 def test_plan_steps_convolutions_from_python_on_cpu_only(traits: set[str], platform: str, mode: str) -> None:
     assert plan(frozenset(traits), 1000, SPACE, 20_000, platform).mode == mode

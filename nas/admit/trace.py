@@ -133,11 +133,10 @@ def functions(space: SearchSpace, unit: type, hp: Any) -> Functions:
             jax.tree.unflatten(state_tree, state),
         )
         output, auxiliary = split_auxiliary(module(x))
-        _, _, _, after = nnx.split(module, nnx.Param, nnx.RngState, ...)
-        leaves, tree = jax.tree.flatten(after)
-        if tree != state_tree:
+        _, *after = nnx.split(module, nnx.Param, nnx.RngState, ...)
+        if [jax.tree.structure(part) for part in after] != [param_tree, key_tree, state_tree]:
             raise ValueError("__call__ made or removed a variable; create every variable in __init__")
-        return output.astype(jnp.float32), auxiliary, tuple(leaves)
+        return output.astype(jnp.float32), auxiliary, tuple(jax.tree.leaves(after[2]))
 
     return Functions(init=init, apply=apply, params=tuple(map(_aval, params)), state=tuple(map(_aval, state)))
 
@@ -207,6 +206,8 @@ def _failure(error: BaseException) -> Failure:
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == FILENAME]
     text = next((part for part in str(error).splitlines() if part.strip()), "no message")
     text = "".join(ch for ch in text if ch.isprintable())[:300]
+    if "leaves for PyTreeDef" in text:  # what nnx says when an array is no Variable
+        text = "__init__ keeps a plain array on self; wrap it: self.x = nnx.Variable(array)"
     kind = type(error).__name__
     rule = "shape" if any(word in text for word in ("shape", "dimension", "(B, ")) or kind == "TypeError" else "error"
     return Failure(stage="trace", rule=rule, message=f"{kind}: {text}", line=lines[-1] if lines else None)

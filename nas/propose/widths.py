@@ -134,7 +134,7 @@ _NUMBER = (int, float)
 class _Interpreter:
     def __init__(self, draft: Draft, space: SearchSpace) -> None:
         self.draft, self.space, self.flow = draft, space, Flow()
-        self.globals = dict.fromkeys([*BUILTINS, *FACADE, *draft.kernels])
+        self.globals = dict.fromkeys([*sorted(BUILTINS), *FACADE, *draft.kernels])
         self.classes = {s.name: s for s in draft.tree.body if isinstance(s, ast.ClassDef)}
         self.aliases = {name: name for name in FACADE}
         self.steps, self.depth, self.lengths, self.recording = 0, 0, 1, False

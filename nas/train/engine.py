@@ -127,7 +127,7 @@ class Engine:
         """Parameters, model state and optimiser state of a fresh trial."""
         from nas.train.interpret import run_once
 
-        leaves = run_once(self.artifacts["init"], [np.uint32(seed)])
+        leaves = run_once(self.artifacts["init"], [np.asarray(seed, np.uint32)])
         params, state = tuple(leaves[: self.param_leaves]), tuple(leaves[self.param_leaves :])
         return params, state, self._fresh_optimizer(params)
 

@@ -35,7 +35,7 @@ def run_once(exported: Any, arguments: Sequence[np.ndarray]) -> list[np.ndarray]
         import jax
 
         lowered = jax.jit(exported.call).lower(*arguments)
-        options = {"xla_backend_optimization_level": 0} if exported.platforms == ("cpu",) else {}
+        options: dict[str, Any] = {"xla_backend_optimization_level": 0} if exported.platforms == ("cpu",) else {}
         outputs = lowered.compile(compiler_options=options)(*arguments)
         return [np.array(leaf) for leaf in jax.tree.leaves(outputs)]
 
@@ -128,7 +128,7 @@ def _shape_and_dtype(kind: Any) -> tuple[tuple[int, ...], Any]:
 
 
 def _constant(op: Any, _: Any, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    from jax._src.lib.mlir import ir
+    from jaxlib.mlir import ir
 
     try:
         dense = ir.DenseElementsAttr(op.attributes["value"])
@@ -185,9 +185,9 @@ def _compare(op: Any, operands: list[Any], shape: tuple[int, ...], dtype: Any) -
 
 
 def _dot(op: Any, operands: list[Any], shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    from jax._src.lib.mlir.dialects import hlo
+    from jaxlib.mlir.dialects import stablehlo
 
-    numbers = hlo.DotDimensionNumbers(op.attributes["dot_dimension_numbers"])
+    numbers = stablehlo.DotDimensionNumbers(op.attributes["dot_dimension_numbers"])
     if numbers.lhs_batching_dimensions:
         raise Unsupported("a batched product")
     axes = (list(numbers.lhs_contracting_dimensions), list(numbers.rhs_contracting_dimensions))
