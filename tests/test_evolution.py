@@ -3,6 +3,7 @@
 import collections
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -89,12 +90,12 @@ PRINT_CHILDREN = """
 import numpy as np
 from test_evolution import GATED, MIXED, children
 from test_grammar import toy
-print("".join(child.source for child in children([GATED, MIXED], toy("Model"), 24)))
+print("".join(child.source for child in children([GATED, MIXED], toy("Model"), 16)))
 """
 
 
-def children(parents: list[str], space: SearchSpace, count: int) -> list[evolution.Child]:
-    """Children, each fourth of two parents, of parents to which children are added."""
+def children(parents: list[str], space: SearchSpace, count: int, *, deep: bool = True) -> list[evolution.Child]:
+    """Children, each fourth of two parents; if `deep`, of children too."""
     made: list[evolution.Child] = []
     pool = list(parents)
     for seed in range(count):
@@ -108,7 +109,7 @@ def children(parents: list[str], space: SearchSpace, count: int) -> list[evoluti
             continue
         assert structure(child.source) != structure(source)
         made.append(child)
-        pool.append(child.source)
+        pool += [child.source] * deep
     return made
 
 
@@ -127,8 +128,8 @@ FIRST: dict[str, tuple[SearchSpace, list[str]]] = {
 @pytest.mark.parametrize("origin", FIRST)
 def test_children_pass_the_gate_and_tell_their_story(origin: str) -> None:
     space, parents = FIRST[origin]
-    made = children(parents, space, 60)
-    assert len(made) >= 50
+    made = children(parents, space, 36)
+    assert len(made) >= 30
     for child in made:
         gated = gate.check(child.source, space.scope)
         assert gated.failures == (), child.source
@@ -137,7 +138,7 @@ def test_children_pass_the_gate_and_tell_their_story(origin: str) -> None:
 
 
 def test_mutate_uses_every_operator() -> None:
-    made = children([*samples(MODEL), GATED, MIXED, PERCEPTRON], MODEL, 300)
+    made = children([*samples(MODEL, 3), GATED, PERCEPTRON], MODEL, 200, deep=False)
     used = collections.Counter(child.operator.split()[0] for child in made)
     expected = "insert swap delete repeat reorder residual constant range tunable fix function cross".split()
     assert sorted(used) == sorted(expected), used
@@ -153,7 +154,7 @@ def test_same_generator_gives_the_same_children_under_any_hash_seed() -> None:
         environment = {"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parent)}
         program = [sys.executable, "-c", PRINT_CHILDREN]
         printed.append(subprocess.run(program, env=environment, capture_output=True, text=True, check=True).stdout)
-    assert printed[0] == printed[1] and printed[0].count("class Model") >= 20
+    assert printed[0] == printed[1] and printed[0].count("class Model") >= 12
 
 
 def test_children_mostly_trace() -> None:
@@ -174,12 +175,12 @@ def test_children_mostly_trace() -> None:
         except (TypeError, ValueError, ZeroDivisionError, AttributeError, NameError, IndexError):
             return False
 
-    made = children([*samples(MODEL, 3), GATED, MIXED, PERCEPTRON], MODEL, 40)
+    made = children([*samples(MODEL, 3), GATED, MIXED, PERCEPTRON], MODEL, 30, deep=False)
     traced = 0
     for child in made:
         gated = gate.check(child.source, "Model")
         traced += traces(child.source)
-    assert traced >= 0.8 * len(made) and len(made) >= 30
+    assert traced >= 0.8 * len(made) and len(made) >= 24
 
 
 def test_cross_brings_helpers_layers_and_tunables() -> None:
@@ -200,21 +201,20 @@ def test_cross_renames_what_clashes() -> None:
 
 
 def test_repeat_copies_parameters() -> None:
-    made = children([PERCEPTRON], MODEL, 200)
+    made = children([PERCEPTRON], MODEL, 80, deep=False)
     assert any(c.operator == "repeat" and "self.b_2 = nnx.Linear(100, 100" in c.source for c in made)
 
 
 def test_insert_of_a_primitive_that_is_there_already_takes_new_attributes() -> None:
-    mlp = tuple(p for p in MODEL.grammar.body if p.name == "mlp")
-    stem = MODEL.grammar.stem
-    init = "self.mlp_up = nnx.Linear(16, 32, rngs=rngs)\n        self.mlp_down = nnx.Linear(32, 16, rngs=rngs)"
-    parent = GATED.replace("        self.head =", f"        {init}\n        self.head =").replace(
-        "        return", "        h = self.mlp_down(self.mlp_up(h))\n        return"
-    )
-    draft = Draft(parent, "Model")
-    name = draft.fresh("mlp")
-    piece = grammar.render(mlp[0], name=name, width="spec.width", taken=(), rng=np.random.default_rng(0))
-    assert stem and not {"mlp_up", "mlp_down"} & {grammar.ast.unparse(s.targets[0])[5:] for s in piece.init}  # type: ignore[attr-defined]
+    space = toy("Block")
+    mlp = tuple(primitive for primitive in space.grammar.body if primitive.name == "mlp")
+    space = replace(space, grammar=replace(space.grammar, body=mlp, blocks=(1, 1)))
+    source = grammar.sample(space, np.random.default_rng(0)).replace("mlp_1_", "mlp_")
+    inserted = [c.source for c in children([source], space, 40, deep=False) if c.operator == "insert mlp"]
+    assert inserted
+    for child in inserted:
+        stores = [line.split(" = ")[0].strip() for line in child.splitlines() if "nnx.Linear(" in line]
+        assert len(stores) == len(set(stores)) == 4
 
 
 def test_mutate_of_what_cannot_change_raises_no_child() -> None:
@@ -254,11 +254,10 @@ def test_analyse_finds_what_cannot_fit(fault: str) -> None:
 
 
 def test_constants_leave_axes_alone() -> None:
-    draft = Draft(GATED, "Model")
     for seed in range(60):
-        changed = draft.copy()
-        numbers.change_constant(changed, np.random.default_rng(seed))
-        text = changed.text()
+        draft = Draft(GATED, "Model")
+        numbers.change_constant(draft, np.random.default_rng(seed))
+        text = draft.text()
         assert "axis=1)" in text and "axis=-1)" in text
 
 

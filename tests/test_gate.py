@@ -134,6 +134,7 @@ STATEMENTS = {
     "import os": ("import", "import only from nas.api and nas.kernels"),
     "from flax import nnx as n": ("import", "from nas.api import nnx"),
     "from nas.records import Choice": ("import", "import only from nas.api and nas.kernels"),
+    "from nas.api import lax": ("import", "top of the module"),
     "from nas.api import *": ("import", "nas.api has no"),
     "h = jnp.relu(x)": ("name", "jax.nn.relu"),
     "h = jnp.concatinate([x])": ("name", "jnp.concatenate"),

@@ -235,7 +235,10 @@ ATTACKS: dict[str, tuple[str, Callable[[], Program | Failure]]] = {
             DOT + '%t = stablehlo.create_token : !stablehlo.token\n%u = "stablehlo.outfeed"(%y, %t) '
             '{outfeed_config = ""} : (tensor<4x3xf32>, !stablehlo.token) -> !stablehlo.token'))),
     ),
-    "place among devices": ("op", lambda: verdict(eval=forged(body(DOT + "%p = stablehlo.partition_id : tensor<ui32>")))),
+    "place among devices": ("op", lambda: verdict(eval=forged(body(DOT.replace("%y", "%h") + """%p = stablehlo.partition_id : tensor<ui32>
+            %f = stablehlo.convert %p : (tensor<ui32>) -> tensor<f32>
+            %b = stablehlo.broadcast_in_dim %f, dims = [] : (tensor<f32>) -> tensor<4x3xf32>
+            %y = stablehlo.add %h, %b : tensor<4x3xf32>""")))),
     "sum over devices": (
         "op",
         lambda: verdict(eval=forged(body(DOT.replace("%y", "%h") + """%y = "stablehlo.all_reduce"(%h) ({
@@ -258,11 +261,11 @@ ATTACKS: dict[str, tuple[str, Callable[[], Program | Failure]]] = {
         lambda: verdict(eval=forged(body(DOT).replace("%w: tensor<4x3xf32>", "%w: tensor<4x3xf32> {tf.aliasing_output = 0 : i32}", 1))),
     ),
     "mesh with devices": (
-        "op",
+        "attribute",
         lambda: verdict(eval=forged(body(DOT).replace("module {", 'module { sdy.mesh @m = <["a"=2]>\n'))),
     ),
     "layout over devices": (
-        "op",
+        "attribute",
         lambda: verdict(eval=forged(body(DOT.replace("%y", "%h")
             + '%y = sdy.sharding_constraint %h <mesh<["a"=2]>, [{"a"}, {}]> : tensor<4x3xf32>'))),
     ),
@@ -312,15 +315,17 @@ ATTACKS: dict[str, tuple[str, Callable[[], Program | Failure]]] = {
     "array of 100 GB": ("memory", lambda: verdict(eval=with_eval(lambda w, x: x @ w + jnp.ones((160_000, 160_000)).sum()))),
     "constant of 5 MB": (
         "constant",
-        lambda: verdict(eval=with_eval(lambda w, x: x @ w + np.random.default_rng(0).normal(size=(1_250_000,)).astype(np.float32)[:3])),
+        lambda: verdict(eval=with_eval(lambda w, x: x @ w + (x[0, 0] * np.arange(1_250_000, dtype=np.float32))[:3])),
     ),
     "constant outside the program": (
-        "malformed",
+        "constant",
         lambda: verdict(eval=dataclasses.replace(honest()["eval"], mlir_module_serialized=body(
             DOT.replace("%y", "%h") + "%c = stablehlo.constant dense_resource<blob> : tensor<4x3xf32>\n"
             "%y = stablehlo.add %h, %c : tensor<4x3xf32>").encode())),
     ),
-    "double precision": ("op", lambda: verdict(eval=forged(body(DOT + "%c = stablehlo.constant dense<0.0> : tensor<f64>")))),
+    "double precision": ("op", lambda: verdict(eval=forged(body(DOT.replace("%y", "%h")
+        + """%d = stablehlo.convert %h : (tensor<4x3xf32>) -> tensor<4x3xf64>
+            %y = stablehlo.convert %d : (tensor<4x3xf64>) -> tensor<4x3xf32>""")))),
     "wrong shape": ("signature", lambda: verdict(eval=with_eval(lambda w, x: (x @ w)[:, :2]))),
     "wrong dtype": ("signature", lambda: verdict(eval=with_eval(lambda w, x: (x @ w).astype(jnp.bfloat16)))),
     "one result too many": ("signature", lambda: verdict(eval=with_eval(lambda w, x: (x @ w, x)))),
@@ -426,12 +431,22 @@ def test_check_of_missing_artifact_fails() -> None:
     assert isinstance(found, Failure) and found.rule == "malformed"
 
 
+CHECK_EACH = """
+import pickle, signal, sys
+from nas.admit.program import check
+cases, contract, recipe = pickle.load(open(sys.argv[1], "rb"))
+for case in cases:
+    signal.alarm(10)
+    print(type(check(case, 1, contract, recipe)).__name__, flush=True)
+"""
+
+
 def test_check_of_mutated_bytes_never_raises(tmp_path: Path) -> None:
-    """Some mutations crash the parser itself, which is why a check runs in a process of its own."""
+    """Some mutations crash the parser or keep it busy for ever, which is why a check runs in a process of its own."""
     good = {name: bytes(artifact.serialize()) for name, artifact in honest().items()}
     rng = np.random.default_rng(7)
     cases = []
-    for index in range(60):
+    for index in range(40):
         name = ARTIFACTS[index % 4]
         blob = bytearray(good[name])
         if index % 5 == 0:
@@ -439,21 +454,11 @@ def test_check_of_mutated_bytes_never_raises(tmp_path: Path) -> None:
         for _ in range(rng.integers(1, 8)):
             blob[rng.integers(len(blob))] = rng.integers(256)
         cases.append(good | {name: bytes(blob)})
-    (tmp_path / "cases").write_bytes(pickle.dumps((cases, CONTRACT, RECIPE)))
-    code = (
-        "import pickle, sys\nfrom nas.admit.program import check\nfrom nas.records import Failure, Program\n"
-        "cases, contract, recipe = pickle.load(open(sys.argv[1], 'rb'))\n"
-        "for case in cases: print(type(check(case, 1, contract, recipe)).__name__, flush=True)\n"
-    )
-    done = 0
+    path, done = tmp_path / "cases", 0
     while done < len(cases):
-        (tmp_path / "cases").write_bytes(pickle.dumps((cases[done:], CONTRACT, RECIPE)))
-        ran = subprocess.run(
-            [sys.executable, "-c", code, str(tmp_path / "cases")],
-            capture_output=True,
-            text=True,
-            env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        )
+        path.write_bytes(pickle.dumps((cases[done:], CONTRACT, RECIPE)))
+        command = [sys.executable, "-c", CHECK_EACH, str(path)]
+        ran = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
         assert ran.returncode <= 0, ran.stderr  # it came to its end, or a signal ended it
         assert set(ran.stdout.split()) <= {"Failure", "Program"}
         done += len(ran.stdout.split()) + (ran.returncode < 0)
@@ -464,7 +469,7 @@ def test_check_of_mutated_bytes_never_raises(tmp_path: Path) -> None:
     [
         ({"max_params": 130}, "params", "131 parameters; the space allows 130:"),
         ({"max_flops": 200}, "flops", "259 FLOPs for one example; the space allows 200:"),
-        ({"max_memory_bytes": 2000}, "memory", "2,556 bytes for one training step; the space allows 2,000:"),
+        ({"max_memory_bytes": 2000}, "memory", "2,696 bytes for one training step; the space allows 2,000:"),
     ],
 )
 def test_check_beyond_a_limit_says_by_how_much(limits: dict[str, int], rule: str, start: str) -> None:
@@ -475,7 +480,7 @@ def test_check_beyond_a_limit_says_by_how_much(limits: dict[str, int], rule: str
 
 
 def test_check_at_the_limit_passes() -> None:
-    assert isinstance(checked(DENSE, max_params=131, max_flops=259, max_memory_bytes=2556), Program)
+    assert isinstance(checked(DENSE, max_params=131, max_flops=259, max_memory_bytes=2696), Program)
 
 
 def test_check_of_state_dropout_remat_and_auxiliary_loss_passes() -> None:
@@ -534,12 +539,16 @@ def compilers(function: Callable[..., Any], avals: tuple[Any, ...]) -> float:
     return cost["flops"] + cost.get("transcendentals", 0)
 
 
+def backward(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args: jax.vjp(function, *args[:-1])[1](args[-1])
+
+
 @pytest.mark.parametrize("gradient", [False, True])
 @pytest.mark.parametrize("name", MODELS)
 def test_flops_without_loops_agree_with_the_compilers(name: str, gradient: bool) -> None:
     function, avals = MODELS[name]
     if gradient:
-        function = jax.grad(lambda *args, inner=function: inner(*args).sum())
+        function, avals = backward(function), (*avals, jax.eval_shape(function, *avals))
     assert ours(function, avals) == pytest.approx(compilers(function, avals), rel=0.05)
 
 
@@ -559,7 +568,8 @@ def test_flops_of_a_loop_are_those_of_the_unrolled_program(gradient: bool) -> No
     avals = (f32(16, 16), f32(12, 5, 16))
     looped, unrolled = recurrence(1), recurrence(True)
     if gradient:
-        looped, unrolled = (jax.grad(lambda w, x, run=run: run(w, x).sum()) for run in (looped, unrolled))
+        avals = (*avals, jax.eval_shape(looped, *avals))
+        looped, unrolled = backward(looped), backward(unrolled)
     assert ours(looped, avals) == pytest.approx(compilers(unrolled, avals), rel=0.05)
     assert compilers(looped, avals) < 0.5 * compilers(unrolled, avals)  # why we count ourselves
 

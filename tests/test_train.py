@@ -19,7 +19,7 @@ from jax import export
 
 from nas.admit.trace import execute, trace
 from nas.records import Failure, hash_blobs
-from nas.space import Contract, Ladder, Recipe, SearchSpace, Spec, Split, Task
+from nas.space import load
 from nas.train import checkpoint
 from nas.train.engine import Engine, Plan, plan, prepare_job, read_program, rows_for, train_job
 from nas.train.interpret import interpret
@@ -64,32 +64,8 @@ class Model(nnx.Module):
 SOURCES = {"mlp": MLP, "conv": CONV, "everything": EVERYTHING}
 
 
-def rings(name: str) -> Split:
-    rng = np.random.default_rng({"train": 0, "validation": 1, "test": 2}[name])
-    x = rng.normal(size=(400, 8, 1)).astype(np.float32)
-    return Split(x, (np.linalg.norm(x[:, :, 0], axis=1) > 2.7).astype(np.int32))
-
-
-def loss(outputs: Any, targets: Any) -> Any:
-    return optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
-
-
-def score(outputs: Any, targets: Any) -> Any:
-    return (outputs.argmax(-1) == targets).astype(jnp.float32)
-
-
-SPACE = SearchSpace(
-    name="rings",
-    version=1,
-    scope="Model",
-    spec=Spec(length=8, channels=1, classes=2, width=8, depth=1),
-    task=Task(split=rings, loss=loss, score=score, metric="accuracy"),
-    contract=Contract(input_shape=(8, 1), output_shape=(2,)),
-    recipe=Recipe(batch=20, eval_batch=200, warmup=5),
-    ladder=Ladder(steps=(20, 60)),
-    grammar=None,  # type: ignore[arg-type]
-    baselines={},
-)
+REFERENCE = str(Path(__file__).parent / "spaces" / "rings.py")
+SPACE = load(REFERENCE)
 SCAN = Plan(mode="scan", chunk=20, train_level=1, eval_level=0, fusion_emitters=False)
 LOOP = dataclasses.replace(SCAN, mode="loop")
 
@@ -106,7 +82,7 @@ def traced() -> dict[str, tuple[dict[str, bytes], int]]:
 
 
 def engine(traced: tuple[dict[str, bytes], int], how: Plan = SCAN) -> Engine:
-    return Engine(SPACE, *traced, rings("train"), rings("validation"), how)
+    return Engine(SPACE, *traced, SPACE.task.split("train"), SPACE.task.split("validation"), how)
 
 
 def start(built: Engine, seed: int = 3) -> Any:
@@ -178,7 +154,7 @@ def without_wall(source: str, built: Engine, numbers: dict[str, Any], steps: int
     (_, param_tree), (keys, key_tree), (_, state_tree) = map(jax.tree.flatten, parts)
     values, state, _ = built.init(numbers["seed"])
     optimizer = optax.contrib.schedule_free_adamw(numbers["lr"], SPACE.recipe.warmup, weight_decay=numbers["wd"])
-    train = rings("train")
+    train = SPACE.task.split("train")
     rows = rows_for(numbers["seed"], 0, steps, len(train.inputs), SPACE.recipe.batch)
 
     @jax.jit
@@ -194,7 +170,7 @@ def without_wall(source: str, built: Engine, numbers: dict[str, Any], steps: int
             returned = module(x)
             outputs, extra = returned if isinstance(returned, tuple) else (returned, 0.0)
             _, _, _, after = nnx.split(module, nnx.Param, nnx.RngState, ...)
-            return loss(outputs, y).mean() + jnp.minimum(extra, SPACE.recipe.max_auxiliary), jax.tree.leaves(after)
+            return SPACE.task.loss(outputs, y).mean() + jnp.minimum(extra, SPACE.recipe.max_auxiliary), jax.tree.leaves(after)
 
         grads, state = jax.grad(objective, has_aux=True)(params)
         updates, opt = optimizer.update(grads, opt, params)
@@ -256,11 +232,10 @@ def test_rows_depend_on_seed_and_step_alone() -> None:
 def job(traced: Any, tmp_path: Path) -> dict[str, Any]:
     """The payload of a training job of the small MLP."""
     blobs, count = traced["mlp"]
-    (tmp_path / "program").write_bytes(msgpack.packb(blobs))
-    reference = f"{__file__}"
-    prepare_job(reference, str(tmp_path / "data"))
+    (tmp_path / "program").write_bytes(msgpack.packb(blobs) or b"")
+    prepare_job(REFERENCE, str(tmp_path / "data"))
     return {
-        "space": reference,
+        "space": REFERENCE,
         "program": str(tmp_path / "program"),
         "digest": hash_blobs(blobs),
         "param_leaves": count,
@@ -273,31 +248,35 @@ def job(traced: Any, tmp_path: Path) -> dict[str, Any]:
     }
 
 
+def run(job: dict[str, Any], **changes: Any) -> list[Any]:
+    return train_job(**{**job, **changes})["trials"]
+
+
 def test_job_promoted_equals_job_in_one_go(job: dict[str, Any], tmp_path: Path) -> None:
-    whole = train_job(**job | {"stops": [20, 60]})["trials"][0]["points"]
-    first = train_job(**job)["trials"][0]["points"]
+    whole = run(job, stops=[20, 60])[0]["points"]
+    first = run(job)[0]["points"]
     trial = job["trials"][0] | {"load": str(tmp_path / "one"), "save": None}
-    second = train_job(**job | {"start": 20, "stops": [60], "trials": [trial]})["trials"][0]["points"]
+    second = run(job, start=20, stops=[60], trials=[trial])[0]["points"]
     assert [point for point, _ in whole] == [point for point, _ in first + second]
 
 
 def test_job_with_a_damaged_checkpoint_trains_again_to_the_same(job: dict[str, Any], tmp_path: Path) -> None:
-    whole = train_job(**job | {"stops": [20, 60]})["trials"][0]["points"]
+    whole = run(job, stops=[20, 60])[0]["points"]
     (tmp_path / "one").write_bytes(b"torn")
     trial = job["trials"][0] | {"load": str(tmp_path / "one"), "save": None}
-    again = train_job(**job | {"start": 20, "stops": [60], "trials": [trial]})["trials"][0]["points"]
+    again = run(job, start=20, stops=[60], trials=[trial])[0]["points"]
     assert again[0][0]["score"] == whole[1][0]["score"] and again[0][0]["loss"] == whole[1][0]["loss"]
 
 
 def test_job_that_diverges_fails_and_has_no_score(job: dict[str, Any]) -> None:
     wild = job["trials"][0] | {"lr": 1e30}
-    result = train_job(**job | {"trials": [wild]})["trials"][0]
+    result = run(job, trials=[wild])[0]
     assert result["points"] == [] and result["failure"]["rule"] == "diverged"
 
 
 def test_job_refuses_other_bytes(job: dict[str, Any]) -> None:
     blobs = msgpack.unpackb(Path(job["program"]).read_bytes())
-    Path(job["program"]).write_bytes(msgpack.packb(blobs | {"eval": blobs["eval"][:-1] + b"x"}))
+    Path(job["program"]).write_bytes(msgpack.packb(blobs | {"eval": blobs["eval"][:-1] + b"x"}) or b"")
     with pytest.raises(ValueError, match="not the one that was admitted"):
         read_program(Path(job["program"]), job["digest"])
 
@@ -311,7 +290,7 @@ def test_checkpoint_of_another_shape_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", SOURCES)
 def test_interpreter_draws_what_a_compiled_initialiser_draws(traced: Any, name: str) -> None:
     exported = export.deserialize(bytearray(traced[name][0]["init"]))
-    ours = interpret(exported, [np.uint32(11)])
+    ours = interpret(exported, [np.asarray(11, np.uint32)])
     theirs = jax.tree.leaves(jax.jit(exported.call)(np.uint32(11)))
     for left, right in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(left, right, rtol=0, atol=2e-6)

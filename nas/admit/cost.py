@@ -5,7 +5,7 @@ before anything runs; XLA's own analysis takes a loop's body once. Nothing is co
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -44,7 +44,8 @@ def count(module: Module) -> Work:
     An elementwise operation is one per element of its result, whatever the operation and the type; a contraction is
     two per multiply-add, and a convolution does not multiply its padding; a reduction of n to m applies its function
     n - m times; moving data is free. Ours, where XLA differs or has none: a sort of n compares n log2 n times, a
-    Fourier transform is 5 n log2 n, a named composite one per element, a branch as much as its dearest case.
+    Fourier transform is 5 n log2 n, a named composite one per element, a branch as much as its dearest case. What no
+    result needs is free.
 
     Raises:
       Rejected: a loop's trip count cannot be read off, functions call each other in a circle, or it is too much.
@@ -80,9 +81,14 @@ class _Counter:
         return work
 
     def _block(self, block: Block) -> Work:
-        work = Work()
-        for operation in block.operations:
-            work.add(self._operation(operation))
+        work, used = Work(), set(block.returned)
+        for operation in reversed(block.operations):
+            each = self._operation(operation)
+            if used.isdisjoint(operation.results):  # tracing leaves what a gradient does not need; no compiler runs it
+                each = Work(0, each.inlined, 0)
+            else:
+                used.update(_uses(operation))
+            work.add(each)
         return work
 
     def _operation(self, operation: Operation) -> Work:
@@ -111,6 +117,15 @@ class _Counter:
             )
             work.inlined += sum(body.inlined for body in bodies)
         return work
+
+
+def _uses(operation: Operation) -> Iterator[int]:
+    """Values that an operation takes, those that its blocks take from outside included."""
+    yield from operation.operands
+    for block in operation.blocks:
+        yield from block.returned
+        for inner in block.operations:
+            yield from _uses(inner)
 
 
 def _dot(operation: Operation, operands: list[Tensor], result: Tensor, bodies: list[int]) -> int:

@@ -251,8 +251,8 @@ def dotted(node: ast.AST, aliases: Mapping[str, str]) -> str | None:
 
 
 def imported(tree: ast.Module) -> dict[str, str]:
-    """The names that a source imports, and what each is called in `nas.api` or `nas.kernels`."""
-    statements = [s for s in ast.walk(tree) if isinstance(s, ast.ImportFrom)]
+    """The names that a source imports at its top, and what each is called in `nas.api` or `nas.kernels`."""
+    statements = [s for s in tree.body if isinstance(s, ast.ImportFrom)]
     return {alias.asname or alias.name: alias.name for s in statements for alias in s.names}
 
 
@@ -330,6 +330,7 @@ def _read_tunables(tree: ast.Module, failures: list[Failure]) -> dict[str, Tunab
         failures.append(_failure("tunables", statement.lineno, f"TUNABLES is not a plain dict literal. {shown}."))
         return {}
     tunables: dict[str, Tunable] = {}
+    aliases = imported(tree)
     for key, value in zip(statement.value.keys, statement.value.values, strict=True):
         line = value.lineno
         if not isinstance(key, ast.Constant) or not isinstance(key.value, str) or not key.value.isidentifier():
@@ -339,7 +340,7 @@ def _read_tunables(tree: ast.Module, failures: list[Failure]) -> dict[str, Tunab
             failures.append(_failure("tunables", line, message))
         else:
             try:
-                tunables[key.value] = _read_tunable(value, imported(tree))
+                tunables[key.value] = _read_tunable(value, aliases)
             except ValueError as error:
                 failures.append(_failure("tunables", line, f"Tunable {key.value!r}: {error}."))
                 tunables[key.value] = Choice((0,))  # so that hp.<name> is not reported as well
@@ -427,6 +428,7 @@ class _Reader(ast.NodeVisitor):
 
     def __init__(self, tree: ast.Module, tunables: Mapping[str, Tunable]) -> None:
         self.failures: list[Failure] = []
+        self.top = tree.body
         self.aliases = imported(tree)
         self.tunables = tunables
         self.bound, defined = _bindings(tree)
@@ -457,6 +459,10 @@ class _Reader(ast.NodeVisitor):
         if node.level or module not in ("nas.api", "nas.kernels"):
             self._foreign(node, "." * node.level + module)
             return
+        if node not in self.top:
+            self.fail(
+                node, "import", "There is an import inside a function or block. Move it to the top of the module."
+            )
         for alias in node.names:
             if alias.name == "*" or module == "nas.api" and alias.name not in FACADE:
                 near = _nearest(alias.name, FACADE)

@@ -6,7 +6,6 @@ knows nothing of shapes (`widths`) and decides nothing (`evolution`).
 """
 
 import ast
-import copy
 import warnings
 from collections.abc import Iterable, Mapping
 
@@ -34,7 +33,9 @@ class Draft:
         self.tree = parse(source)
         self.idea = ast.get_docstring(self.tree) or ""
         aliases = imported(self.tree)
-        rename(self.tree, {alias: name for alias, name in aliases.items() if alias != name})
+        renamed = {alias: name for alias, name in aliases.items() if alias != name}
+        if renamed:
+            rename(self.tree, renamed)
         self.kernels = [name for name in aliases.values() if name not in FACADE]
         self.tunables: dict[str, ast.expr] = {}
         body: list[ast.stmt] = []
@@ -45,10 +46,6 @@ class Draft:
                 body.append(statement)
         self.tree.body = body
         self.unit = next(s for s in body if isinstance(s, ast.ClassDef) and s.name == scope)
-
-    def copy(self) -> "Draft":
-        """A draft that can be edited without changing this one."""
-        return copy.deepcopy(self)
 
     @property
     def init(self) -> ast.FunctionDef:

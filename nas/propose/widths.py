@@ -273,13 +273,21 @@ class _Interpreter:
 
     on_list = on_tuple
 
-    def on_listcomp(self, node: ast.ListComp | ast.GeneratorExp, env: dict[str, Any]) -> Any:
-        inner = dict(env)
-        for generator in node.generators:
-            self.bind(generator.target, _element(self.value(generator.iter, inner)), inner)
-        return Many(self.value(node.elt, inner))
+    def on_listcomp(self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp, env: dict[str, Any]) -> Any:
+        return Many(self.value(node.elt, self.inside(node.generators, env)))
 
-    on_generatorexp = on_listcomp
+    on_generatorexp = on_setcomp = on_listcomp
+
+    def on_dictcomp(self, node: ast.DictComp, env: dict[str, Any]) -> Any:
+        inner = self.inside(node.generators, env)
+        self.value(node.key, inner), self.value(node.value, inner)
+
+    def inside(self, generators: list[ast.comprehension], env: dict[str, Any]) -> dict[str, Any]:
+        """What is bound inside a comprehension."""
+        inner = dict(env)
+        for generator in generators:
+            self.bind(generator.target, _element(self.value(generator.iter, inner)), inner)
+        return inner
 
     def on_starred(self, node: ast.Starred, env: dict[str, Any]) -> Any:
         return _element(self.value(node.value, env))

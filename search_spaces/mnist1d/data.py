@@ -1,4 +1,4 @@
-"""MNIST-1D, generated: ten digit-like curves of 12 points, padded, dilated, scaled, rolled, sheared and drowned in noise.
+"""MNIST-1D, generated: ten digit-like curves of 12 points, padded, stretched, scaled, rolled, tilted, buried in noise.
 
 In goes the name of a split, out come its examples. "train" is the published training set, bit for bit the sequence of
 random draws of its authors; "validation" and "test" are fresh examples of the same distribution, many, from other

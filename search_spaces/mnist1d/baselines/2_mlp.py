@@ -6,7 +6,7 @@ from nas.api import jax, nnx
 class Model(nnx.Module):
     def __init__(self, spec, hp, *, rngs):
         widths = [spec.length * spec.channels] + spec.depth * [4 * spec.width]
-        self.layers = nnx.List(nnx.Linear(a, b, rngs=rngs) for a, b in zip(widths[:-1], widths[1:]))
+        self.layers = nnx.List(nnx.Linear(a, b, rngs=rngs) for a, b in zip(widths[:-1], widths[1:], strict=True))
         self.head = nnx.Linear(widths[-1], spec.classes, rngs=rngs)
 
     def __call__(self, x):  # (B, T, C) -> (B, classes)

@@ -7,9 +7,8 @@ class Model(nnx.Module):
     def __init__(self, spec, hp, *, rngs):
         widths = [spec.channels] + 3 * [2 * spec.width]
         kernels = [5, 3, 3]
-        self.layers = nnx.List(
-            nnx.Conv(a, b, (k,), strides=(2,), rngs=rngs) for a, b, k in zip(widths[:-1], widths[1:], kernels)
-        )
+        sizes = zip(widths[:-1], widths[1:], kernels, strict=True)
+        self.layers = nnx.List(nnx.Conv(a, b, (k,), strides=(2,), rngs=rngs) for a, b, k in sizes)
         self.head = nnx.Linear(spec.length // 8 * widths[-1], spec.classes, rngs=rngs)
 
     def __call__(self, x):  # (B, T, C) -> (B, classes)

@@ -1,0 +1,97 @@
+"""A space that trains in a blink: is a point of eight coordinates inside a sphere? For tests of the engine and loop."""
+
+from typing import Any
+
+import numpy as np
+
+from nas.space import Contract, Grammar, Ladder, Primitive, Recipe, SearchSpace, Spec, Split, Task
+
+
+def split(name: str) -> Split:
+    rng = np.random.default_rng({"train": 0, "validation": 1, "test": 2}[name])
+    x = rng.normal(size=(400, 8, 1)).astype(np.float32)
+    return Split(x, (np.linalg.norm(x[:, :, 0], axis=1) > 2.7).astype(np.int32))
+
+
+def loss(outputs: Any, targets: Any) -> Any:
+    import optax
+
+    return optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
+
+
+def score(outputs: Any, targets: Any) -> Any:
+    return (outputs.argmax(-1) == targets).astype("float32")
+
+
+LINEAR = '''"""Linear in the coordinates."""
+from nas.api import nnx
+
+
+class Model(nnx.Module):
+    def __init__(self, spec, hp, *, rngs):
+        self.head = nnx.Linear(spec.length, spec.classes, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(x.reshape(x.shape[0], -1))
+'''
+
+MLP = '''"""One hidden layer, whose width is Optuna's to choose."""
+from nas.api import choice, jnp, nnx
+
+TUNABLES = {"hidden": choice(8, 4, 16)}
+
+
+class Model(nnx.Module):
+    def __init__(self, spec, hp, *, rngs):
+        self.up = nnx.Linear(spec.length, hp.hidden, rngs=rngs)
+        self.down = nnx.Linear(hp.hidden, spec.classes, rngs=rngs)
+
+    def __call__(self, x):
+        h = x.reshape(x.shape[0], -1)
+        return self.down(jnp.tanh(self.up(h)))
+'''
+
+GRAMMAR = Grammar(
+    stem=[
+        Primitive(
+            name="embed",
+            init="self.{name} = nnx.Linear(spec.channels, {features}, rngs=rngs)",
+            call="h = self.{name}(x)",
+            out="{features}",
+            choices={"features": (4, 6, 8)},
+        )
+    ],
+    body=[
+        Primitive(
+            name="dense",
+            init="self.{name} = nnx.Linear({width}, {width}, rngs=rngs)",
+            call="h = jax.nn.{act}(self.{name}(h))",
+            choices={"act": ("relu", "tanh", "silu")},
+        ),
+        Primitive(name="square", call="h = h * h"),
+        Primitive(name="norm", init="self.{name} = nnx.LayerNorm({width}, rngs=rngs)", call="h = self.{name}(h)"),
+    ],
+    head=[
+        Primitive(
+            name=f"{pool}_pool",
+            init="self.{name} = nnx.Linear({width}, spec.classes, rngs=rngs)",
+            call="return self.{name}(h." + pool + "(axis=1))",
+        )
+        for pool in ("mean", "max")
+    ],
+    blocks=(1, 3),
+)
+
+SPACE = SearchSpace(
+    name="rings",
+    version=1,
+    scope="Model",
+    spec=Spec(length=8, channels=1, classes=2, width=8, depth=1),
+    task=Task(split=split, loss=loss, score=score, metric="accuracy"),
+    contract=Contract(input_shape=(8, 1), output_shape=(2,), max_params=400),
+    recipe=Recipe(batch=20, eval_batch=200, warmup=5),
+    ladder=Ladder(steps=(20, 60, 120), eta=3, draws=2),
+    grammar=GRAMMAR,
+    baselines={"linear": LINEAR, "mlp": MLP},
+    baseline_seeds=2,
+)
