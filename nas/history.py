@@ -8,9 +8,9 @@ it searches and when it replays a stored run alike. Nothing is trained, drawn or
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import fmean
 from typing import Any
 
+from nas.judge.noise import seed_sigma
 from nas.judge.rungs import Result, finalists, next_promotion
 from nas.propose.mixture import TUNE, Attempt
 from nas.records import Candidate, Failure, Trial
@@ -143,11 +143,9 @@ class History:
         return self.fingerprints.get(facts["fingerprint"])
 
     def sigma(self, rung: int) -> float:
-        """Standard deviation of a score at a rung from seed to seed, pooled over the baselines; 0 if not known."""
-        groups = [by_rung[rung] for by_rung in self.baseline_scores.values() if len(by_rung[rung]) > 1]
-        freedom = sum(len(group) - 1 for group in groups)
-        squares = sum((score - fmean(group)) ** 2 for group in groups for score in group)
-        return (squares / freedom) ** 0.5 if freedom else 0.0
+        """Standard deviation of a score at a rung from seed to seed, measured on the baselines; 0 if not known."""
+        noise = seed_sigma(by_rung[rung] for by_rung in self.baseline_scores.values())
+        return noise.sigma if noise else 0.0
 
     def spent(self) -> int:
         """How much of the budget is used or promised: candidates that are not rejected, without baselines."""

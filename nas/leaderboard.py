@@ -18,7 +18,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -31,6 +31,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nas.judge.lift import Lift, Sample, lifts
+from nas.judge.noise import SeedNoise, seed_sigma
 from nas.progress import counts, duration, one_line, short, size, visible
 from nas.records import Failure, Trial, Value
 from nas.store import Entry, Score, Store, StoreError, Task
@@ -46,14 +47,6 @@ _CONFIG = ("space_name", "space_version", "metric", "maximize", "decimals", "lad
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SeedNoise:
-    """How far scores scatter from seed to seed: a pooled standard deviation and its degrees of freedom."""
-
-    sigma: float
-    degrees: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
     """What scores at one rung are compared with: the best baseline there.
 
@@ -62,7 +55,7 @@ class Reference:
       score: mean over its seeds.
       error: standard error of the mean, sigma / sqrt(seeds).
       seeds: how many.
-      noise: pooled over all baselines.
+      noise: over all baselines.
     """
 
     name: str
@@ -166,26 +159,6 @@ class Board:
 
 
 # ---- from the store to rows
-
-
-def seed_sigma(groups: Iterable[Sequence[float]]) -> SeedNoise | None:
-    """Pool the spread of scores over seeds.
-
-    sigma^2 = sum_i (n_i - 1) s_i^2 / sum_i (n_i - 1), with s_i^2 the unbiased variance inside group i: the pooled
-    variance, which supposes that seeds scatter alike in all groups.
-
-    Args:
-      groups: scores that differ in nothing but the seed; a group of one says nothing.
-    Returns:
-      The pooled standard deviation with its degrees of freedom sum_i (n_i - 1), or None if they are 0.
-    """
-    squares, degrees = 0.0, 0
-    for group in groups:
-        if len(group) > 1:
-            mean = fmean(group)
-            squares += sum((score - mean) ** 2 for score in group)
-            degrees += len(group) - 1
-    return SeedNoise(sigma=math.sqrt(squares / degrees), degrees=degrees) if degrees else None
 
 
 def baseline_seeds(records: Records, rung: int) -> dict[int, dict[int, float]]:

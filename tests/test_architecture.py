@@ -12,8 +12,8 @@ ROOT = Path(nas.__file__).parent
 LAYERS = [
     {"nas.records"},
     {"nas.api", "nas.space", "nas.execute"},
-    {"nas.store", "nas.judge.rungs", "nas.judge.tuner", "nas.judge.lift", "nas.execute.*", "nas.progress"},
-    {"nas.admit", "nas.admit.*", "nas.train", "nas.train.*", "nas.propose", "nas.judge"},
+    {"nas.store", "nas.judge", "nas.judge.*", "nas.execute.*", "nas.progress"},
+    {"nas.admit", "nas.admit.*", "nas.train", "nas.train.*", "nas.propose"},
     {"nas.propose.*", "nas.leaderboard"},
     {"nas.flows", "nas.history", "nas.estimate"},
     {"nas.loop", "nas.testing"},

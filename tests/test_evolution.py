@@ -200,6 +200,29 @@ def test_cross_renames_what_clashes() -> None:
     )
 
 
+def test_cross_keeps_the_variables_of_the_receiver_apart() -> None:
+    source = GATED.replace("        for conv", "        value = h\n        for conv").replace(
+        "value, gate", "part, gate"
+    )
+    source = source.replace("h + value * jax", "h + part * jax").replace(
+        "self.head(h.mean", "self.head((h + value).mean"
+    )
+    assert gate.check(source, "Model").failures == ()
+    for seed in range(30):
+        child = evolution.cross(source, GATED, MODEL, np.random.default_rng(seed)).source
+        if "value_2, gate_2" in child:
+            break
+        assert "value, gate" not in child, child  # it would overwrite what is added at the end
+    else:
+        raise AssertionError("no crossing brought the donor's loop")
+
+
+def test_children_that_cannot_fit_are_not_offered() -> None:
+    for seed in range(60):
+        child = evolution.mutate(PERCEPTRON, MODEL, np.random.default_rng(seed)).source
+        assert analyse(Draft(child, "Model"), MODEL).clashes == 0, child
+
+
 def test_repeat_copies_parameters() -> None:
     made = children([PERCEPTRON], MODEL, 80, deep=False)
     assert any(c.operator == "repeat" and "self.b_2 = nnx.Linear(100, 100" in c.source for c in made)

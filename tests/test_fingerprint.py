@@ -142,17 +142,29 @@ MASKS = edit(
 EQUAL = {
     "comments and layout": (
         DENSE,
-        '"""An idea."""\n' + edit(DENSE, ("h = nnx.relu(self.first(h))", "h = (  # why\n            nnx.relu(self.first(h)))")),
+        '"""An idea."""\n'
+        + edit(DENSE, ("h = nnx.relu(self.first(h))", "h = (  # why\n            nnx.relu(self.first(h)))")),
     ),
-    "variables renamed": (GATED, edit(GATED, ("value", "left"), ("gate", "aside"), ("block(h)", "one(h)"), ("for block", "for one"))),
+    "variables renamed": (
+        GATED,
+        edit(GATED, ("value", "left"), ("gate", "aside"), ("block(h)", "one(h)"), ("for block", "for one")),
+    ),
     "attributes renamed": (DENSE, edit(DENSE, (".first", ".zeta"), (".last", ".alpha"))),
     "attributes of state and dropout renamed": (
         GATED,
-        edit(GATED, ("self.norm", "self.a"), ("self.drop", "self.z"), ("self.embed", "self.y"), ("self.head", "self.b")),
+        edit(
+            GATED, ("self.norm", "self.a"), ("self.drop", "self.z"), ("self.embed", "self.y"), ("self.head", "self.b")
+        ),
     ),
     "inner class and attributes renamed": (
         ATTENTION,
-        edit(ATTENTION, ("Block", "Layer"), ("self.inner", "self.zz"), ("self.norm", "self.u"), ("self.positions", "self.a")),
+        edit(
+            ATTENTION,
+            ("Block", "Layer"),
+            ("self.inner", "self.zz"),
+            ("self.norm", "self.u"),
+            ("self.positions", "self.a"),
+        ),
     ),
     "layers made in another order": (
         DENSE,
@@ -185,8 +197,11 @@ EQUAL = {
         edit(
             GATED,
             ("        for block in self.blocks:\n", "        def through(block, h):\n"),
-            ("            h = h + value * jax.nn.sigmoid(gate)\n", "            return jax.nn.sigmoid(gate) * value + h\n\n"
-             "        h = through(self.blocks[0], h)\n        h = through(self.blocks[1], h)\n"),
+            (
+                "            h = h + value * jax.nn.sigmoid(gate)\n",
+                "            return jax.nn.sigmoid(gate) * value + h\n\n"
+                "        h = through(self.blocks[0], h)\n        h = through(self.blocks[1], h)\n",
+            ),
         ),
     ),
     "inner jit": (DENSE, edit(DENSE, ("h = nnx.relu(self.second(h))", "h = jax.jit(nnx.relu)(self.second(h))"))),
@@ -199,35 +214,59 @@ EQUAL = {
     "spelling of a mean": (GATED, edit(GATED, ("h.mean(axis=1)", "jnp.mean(h, axis=-2)"))),
     "slots of a loop in another order": (
         RECURRENT,
-        edit(RECURRENT, ("fast, slow = carry", "slow, fast = carry"), ("return (fast, slow), None", "return (slow, fast), None"),
-             ("(fast, slow), _ =", "(slow, fast), _ =")),
+        edit(
+            RECURRENT,
+            ("fast, slow = carry", "slow, fast = carry"),
+            ("return (fast, slow), None", "return (slow, fast), None"),
+            ("(fast, slow), _ =", "(slow, fast), _ ="),
+        ),
     ),
     "loop that carries what nobody reads": (
         RECURRENT,
-        edit(RECURRENT, ("fast, slow = carry", "fast, slow, idle = carry"), ("return (fast, slow), None", "return (fast, slow, idle + fast), None"),
-             ("(fast, slow), _ =", "(fast, slow, _), _ ="), ("(zero, zero)", "(zero, zero, zero)")),
+        edit(
+            RECURRENT,
+            ("fast, slow = carry", "fast, slow, idle = carry"),
+            ("return (fast, slow), None", "return (fast, slow, idle + fast), None"),
+            ("(fast, slow), _ =", "(fast, slow, _), _ ="),
+            ("(zero, zero)", "(zero, zero, zero)"),
+        ),
     ),
     "rematerialized block renamed": (REMAT, edit(REMAT, ("self.inner", "self.zz"), ("self.norm", "self.u"))),
     "two layers of one shape exchanged": (
         ATTENTION,
         edit(ATTENTION, ("for block in self.blocks", "for block in (self.blocks[1], self.blocks[0])")),
     ),
-}  # fmt: skip
+}
 DIFFERENT = {
     "width": (DENSE, edit(DENSE, ("12, 8", "12, 9"), ("8, 8", "9, 9"), ("8, 3", "9, 3"))),
     "activation": (DENSE, edit(DENSE, ("nnx.relu(self.second", "nnx.gelu(self.second"))),
-    "depth": (DENSE, edit(DENSE, ("h = nnx.relu(self.second(h))", "h = nnx.relu(self.second(nnx.relu(self.second(h))))"))),
+    "depth": (
+        DENSE,
+        edit(DENSE, ("h = nnx.relu(self.second(h))", "h = nnx.relu(self.second(nnx.relu(self.second(h))))")),
+    ),
     "initializer": (DENSE, edit(DENSE, ("(8, 3,", "(8, 3, kernel_init=nnx.initializers.zeros,"))),
     "scale of an initializer": (ATTENTION, edit(ATTENTION, ("0.02", "0.03"))),
     "stop_gradient": (DENSE, edit(DENSE, ("self.last(h)", "self.last(lax.stop_gradient(h)) + 0 * h.sum()"))),
-    "unused parameter": (DENSE, edit(DENSE, ("        self.last", "        self.idle = nnx.Linear(3, 3, rngs=rngs)\n        self.last"))),
-    "tied layers": (ATTENTION, edit(ATTENTION, ("for block in self.blocks", "for block in (self.blocks[0], self.blocks[0])"))),
-    "one mask for two": (MASKS, edit(MASKS, ("two = jax.random.bernoulli(self.keys.dropout(), 0.8, h.shape)", "two = one"))),
+    "unused parameter": (
+        DENSE,
+        edit(DENSE, ("        self.last", "        self.idle = nnx.Linear(3, 3, rngs=rngs)\n        self.last")),
+    ),
+    "tied layers": (
+        ATTENTION,
+        edit(ATTENTION, ("for block in self.blocks", "for block in (self.blocks[0], self.blocks[0])")),
+    ),
+    "one mask for two": (
+        MASKS,
+        edit(MASKS, ("two = jax.random.bernoulli(self.keys.dropout(), 0.8, h.shape)", "two = one")),
+    ),
     "dropout rate": (GATED, edit(GATED, ("0.1", "0.2"))),
     "dropout removed": (GATED, edit(GATED, ("self.drop(self.norm(h))", "self.norm(h)"))),
     "momentum of batch statistics": (GATED, edit(GATED, ("BatchNorm(4,", "BatchNorm(4, momentum=0.9,"))),
     "epsilon": (GATED, edit(GATED, ("BatchNorm(4,", "BatchNorm(4, epsilon=1e-3,"))),
-    "start of batch statistics": (GATED, edit(GATED, ("BatchNorm(4,", "BatchNorm(4, scale_init=nnx.initializers.zeros,"))),
+    "start of batch statistics": (
+        GATED,
+        edit(GATED, ("BatchNorm(4,", "BatchNorm(4, scale_init=nnx.initializers.zeros,")),
+    ),
     "dilation": (GATED, edit(GATED, ("2**i", "1"))),
     "halves exchanged": (GATED, edit(GATED, ("value * jax.nn.sigmoid(gate)", "gate * jax.nn.sigmoid(value)"))),
     "residual removed": (GATED, edit(GATED, ("h = h + value", "h = value"))),
@@ -239,7 +278,7 @@ DIFFERENT = {
     "start of a loop": (RECURRENT, edit(RECURRENT, ("(zero, zero)", "(zero, zero + 1)"))),
     "rematerialized": (ATTENTION, REMAT),
     "range of random integers": (SPARSE, edit(SPARSE, ("0, 5", "0, 6"))),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", EQUAL)

@@ -10,13 +10,14 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import fmean, variance
+from statistics import fmean
 from typing import Any
 
 import pytest
 from rich.cells import cell_len
 
 from nas import leaderboard
+from nas.judge.noise import seed_sigma
 from nas.leaderboard import (
     board,
     caption,
@@ -24,7 +25,6 @@ from nas.leaderboard import (
     rank,
     read,
     reference,
-    seed_sigma,
     summary,
     to_csv,
     to_json,
@@ -192,17 +192,6 @@ def change(records: leaderboard.Records, **fields: Any) -> leaderboard.Records:
 # ---- rows
 
 
-def test_seed_sigma_is_the_pooled_standard_deviation() -> None:
-    groups = [[1.0, 2.0, 4.0], [10.0, 10.5], [3.0], []]
-    found = seed_sigma(groups)
-    assert found is not None and found.degrees == 3
-    assert found.sigma == pytest.approx(math.sqrt((2 * variance(groups[0]) + variance(groups[1])) / 3))
-
-
-def test_seed_sigma_of_single_seeds_is_unknown() -> None:
-    assert seed_sigma([[1.0], [2.0]]) is None
-
-
 def test_baseline_is_the_mean_of_the_seeds_that_share_numbers(records: leaderboard.Records) -> None:
     (row,) = [row for row in rank(records) if row.name == "gru"]
     seeds = [t.id for t in records.trials if t.candidate == row.candidate and t.recipe["lr"] == 0.03]
@@ -245,8 +234,9 @@ def test_delta_is_in_sigmas_of_the_baselines_at_the_same_rung(records: leaderboa
          if t.candidate == b and s.trial == t.id and s.rung == 1 and s.point]
         for b in baselines
     ]  # fmt: skip
-    sigma = math.sqrt(fmean(variance(group) for group in groups))
-    assert row.delta == pytest.approx((row.score - max(map(fmean, groups))) / sigma)
+    noise = seed_sigma(groups)
+    assert noise is not None
+    assert row.delta == pytest.approx((row.score - max(map(fmean, groups))) / noise.sigma)
 
 
 def test_delta_is_missing_where_no_baseline_has_several_seeds(records: leaderboard.Records) -> None:

@@ -1,12 +1,13 @@
 """The checks on an exported program: honest ones pass with their true cost, forged ones fail and never raise."""
 
 import dataclasses
+import json
 import math
 import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ from jax.extend import mlir as artifacts
 from jax.interpreters import mlir
 
 from nas.admit import program as checks
+from nas.admit import stablehlo
 from nas.admit.cost import count
-from nas.admit.program import check, check_job, outcome
+from nas.admit.program import check, check_job
 from nas.admit.stablehlo import Reader
 from nas.admit.trace import trace
-from nas.records import ARTIFACTS, Failure, Program, hash_blobs
+from nas.records import ARTIFACTS, Failure, Program, to_plain
 from nas.space import Contract, Grammar, Ladder, Recipe, SearchSpace, Spec, Split, Task
 
 CONTRACT = Contract(input_shape=(4,), output_shape=(3,))
@@ -95,8 +97,10 @@ def f32(*shape: int) -> jax.ShapeDtypeStruct:
 SEED = jax.ShapeDtypeStruct((), jnp.uint32)
 
 
-def exported(function: Callable[..., Any], *avals: Any, platform: str = "cpu", disabled: Any = ()) -> export.Exported:
-    return export.export(jax.jit(function), platforms=[platform], disabled_checks=disabled)(*avals)
+def exported(
+    function: Callable[..., Any], *avals: Any, platforms: Sequence[str] = ("cpu",), disabled: Any = ()
+) -> export.Exported:
+    return export.export(jax.jit(function), platforms=platforms, disabled_checks=disabled)(*avals)
 
 
 @cache
@@ -110,64 +114,63 @@ def honest() -> dict[str, export.Exported]:
     }
 
 
-def verdict(platform: str = "cpu", **replaced: export.Exported) -> Program | Failure:
-    """What the check says when artifacts of the honest program are replaced."""
-    blobs = {name: bytes(artifact.serialize()) for name, artifact in (honest() | replaced).items()}
-    return check(blobs, 1, CONTRACT, RECIPE, platform)
+def serialized(**replaced: export.Exported) -> dict[str, bytes]:
+    """The bytes of the honest program, with some of its artifacts replaced."""
+    return {name: bytes(artifact.serialize()) for name, artifact in (honest() | replaced).items()}
 
 
-def with_eval(function: Callable[..., Any], **options: Any) -> export.Exported:
-    return exported(function, f32(4, 3), f32(4, 4), **options)
+def verdict(**replaced: export.Exported) -> Program | Failure:
+    return check(serialized(**replaced), 1, CONTRACT, RECIPE)
 
 
-def forged(text: str, **changes: Any) -> export.Exported:
-    """The honest eval artifact with another module inside."""
-    with mlir.make_ir_context():
-        bytecode = artifacts.serialize_portable_artifact(mlir.ir.Module.parse(text), "1.10.0")
-    return dataclasses.replace(honest()["eval"], mlir_module_serialized=bytecode, **changes)
-
-
-def body(statements: str, rest: str = "") -> str:
-    """A module whose main has the signature of eval: weights %w, inputs %x, and a result %y."""
-    return (
+def forge(statements: str, rest: str = "", **changes: Any) -> dict[str, export.Exported]:
+    """The honest eval artifact with another module inside: main takes weights %w and inputs %x and returns %y."""
+    text = (
         "module { func.func public @main(%w: tensor<4x3xf32>, %x: tensor<4x4xf32>) -> tensor<4x3xf32> {\n"
+        "%h = stablehlo.dot_general %x, %w, contracting_dims = [1] x [0] : "
+        "(tensor<4x4xf32>, tensor<4x3xf32>) -> tensor<4x3xf32>\n"
         f"{statements}\nreturn %y : tensor<4x3xf32> }}\n{rest} }}"
     )
+    for old, new in changes.pop("replace", ()):
+        assert old in text
+        text = text.replace(old, new, 1)
+    with mlir.make_ir_context():
+        changes["mlir_module_serialized"] = artifacts.serialize_portable_artifact(mlir.ir.Module.parse(text), "1.10.0")
+    return {"eval": dataclasses.replace(honest()["eval"], **changes)}
 
 
-DOT = "%y = stablehlo.dot_general %x, %w, contracting_dims = [1] x [0] : (tensor<4x4xf32>, tensor<4x3xf32>) -> tensor<4x3xf32>\n"
-CALLED = "(tensor<4x3xf32>) -> tensor<4x3xf32>"
+SAME = "(tensor<4x3xf32>) -> tensor<4x3xf32>"
+COPY = "%y = stablehlo.add %h, %h : tensor<4x3xf32>"
 
 
-def loop(condition: str, step: str, counter: str = "i32") -> str:
-    """A loop over %i and the bound %n, whose body adds `step` or returns what else it names."""
-    return body(
-        DOT.replace("%y", "%start")
-        + f"""
+def function(name: str, statements: str) -> str:
+    """A private function from %a to %r."""
+    head = f"func.func private @{name}(%a: tensor<4x3xf32>) -> tensor<4x3xf32>"
+    return f"{head} {{\n{statements}\nreturn %r : tensor<4x3xf32> }}\n"
+
+
+def loop(test: str, step: str, counter: str = "i32", last: int = 126, **changes: Any) -> dict[str, export.Exported]:
+    """A loop over the counter %i with the bound %n: while `test`, then (%i, %n) are what `step` says."""
+    kinds = f"tensor<{counter}>, tensor<{counter}>, tensor<4x3xf32>"
+    following, bound = step.split("; ")
+    return forge(
+        f"""
         %zero = stablehlo.constant dense<0> : tensor<{counter}>
         %one = stablehlo.constant dense<1> : tensor<{counter}>
         %two = stablehlo.constant dense<2> : tensor<{counter}>
-        %many = stablehlo.constant dense<126> : tensor<{counter}>
-        %r:3 = stablehlo.while(%i = %zero, %n = %many, %h = %start) : tensor<{counter}>, tensor<{counter}>, tensor<4x3xf32>
+        %last = stablehlo.constant dense<{last}> : tensor<{counter}>
+        %r:3 = stablehlo.while(%i = %zero, %n = %last, %g = %h) : {kinds}
         cond {{
-          {condition}
+          %go = stablehlo.compare {test} : (tensor<{counter}>, tensor<{counter}>) -> tensor<i1>
           stablehlo.return %go : tensor<i1>
         }} do {{
-          %twice = stablehlo.add %h, %h : tensor<4x3xf32>
-          {step}
+          %twice = stablehlo.add %g, %g : tensor<4x3xf32>
+          %j = stablehlo.add {following} : tensor<{counter}>
+          %m = stablehlo.add {bound} : tensor<{counter}>
+          stablehlo.return %j, {"%m" if bound != "%n, %n" else "%n"}, %twice : {kinds}
         }}
-        %y = stablehlo.add %r#2, %r#2 : tensor<4x3xf32>"""
-    )
-
-
-def below(bound: str, counter: str = "i32") -> str:
-    return f"%go = stablehlo.compare LT, %i, {bound} : (tensor<{counter}>, tensor<{counter}>) -> tensor<i1>"
-
-
-def advance(i: str, n: str, counter: str = "i32") -> str:
-    return (
-        f"%j = stablehlo.add {i} : tensor<{counter}>\n"
-        f"stablehlo.return %j, {n}, %twice : tensor<{counter}>, tensor<{counter}>, tensor<4x3xf32>"
+        %y = stablehlo.add %r#2, %r#2 : tensor<4x3xf32>""",
+        **changes,
     )
 
 
@@ -179,212 +182,279 @@ def bomb(levels: int) -> Callable[..., Any]:
     return lambda w, x: inner(x @ w)
 
 
-def times(count: int, function: Callable[[Any], Any]) -> Callable[..., Any]:
-    return lambda w, x: lax.fori_loop(0, count, lambda _, h: function(h), x @ w)
+def repeated(times: int, inner: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda h: lax.fori_loop(0, times, lambda _, g: inner(g), h)
 
 
-def python_callback(w: Any, x: Any) -> Any:
-    called = jax.ffi.ffi_call("xla_ffi_python_cpu_callback", f32(4, 3))(w, index=np.uint64(0))
-    return jnp.asarray(called) + x @ w
+def evaluating(function: Callable[..., Any], **options: Any) -> dict[str, export.Exported]:
+    return {"eval": exported(function, f32(4, 3), f32(4, 4), **options)}
 
 
-CALLBACK = [export.DisabledSafetyCheck.custom_call("xla_ffi_python_cpu_callback")]
-ATTACKS: dict[str, tuple[str, Callable[[], Program | Failure]]] = {
-    "callback": ("malformed", lambda: verdict(eval=with_eval(python_callback, disabled=CALLBACK))),
+def after(function: Callable[[Any], Any]) -> dict[str, export.Exported]:
+    """Eval that applies a function to the honest outputs."""
+    return evaluating(lambda w, x: function(x @ w))
+
+
+def declaring(**changes: Any) -> dict[str, export.Exported]:
+    return {"eval": dataclasses.replace(honest()["eval"], **changes)}
+
+
+CALLBACK = "xla_ffi_python_cpu_callback"
+
+
+def callback() -> export.Exported:
+    def call(w: Any, x: Any) -> Any:
+        return x @ w + jnp.asarray(jax.ffi.ffi_call(CALLBACK, f32(4, 3))(w, index=np.uint64(0)))
+
+    return evaluating(call, disabled=[export.DisabledSafetyCheck.custom_call(CALLBACK)])["eval"]
+
+
+def starting(function: Callable[..., Any], *more: Any) -> dict[str, export.Exported]:
+    return {"init": exported(function, SEED, *more)}
+
+
+def forward(function: Callable[..., Any]) -> dict[str, export.Exported]:
+    return {"forward": exported(function, f32(4, 3), f32(2, 4), SEED)}
+
+
+def backward(function: Callable[..., Any]) -> dict[str, export.Exported]:
+    return {"backward": exported(function, f32(2, 4), f32(2, 3), f32())}
+
+
+ATTACKS: dict[str, tuple[str, Callable[[], dict[str, export.Exported]]]] = {
+    "callback": ("malformed", lambda: {"eval": callback()}),
     "callback whose flag is hidden": (
         "custom_call",
-        lambda: verdict(eval=dataclasses.replace(with_eval(python_callback, disabled=CALLBACK), disabled_safety_checks=())),
+        lambda: {"eval": dataclasses.replace(callback(), disabled_safety_checks=())},
     ),
     "callback of the old kind": (
         "custom_call",
-        lambda: verdict(eval=forged(body(
-            DOT.replace("%y", "%h") + '%y = stablehlo.custom_call @xla_python_cpu_callback(%h) {backend_config = '
-            f'"94000000000000", api_version = 2 : i32}} : {CALLED}'))),
+        lambda: forge(
+            '%y = stablehlo.custom_call @xla_python_cpu_callback(%h) {backend_config = "94000000000000", '
+            f"api_version = 2 : i32}} : {SAME}"
+        ),
     ),
-    "linear algebra": ("custom_call", lambda: verdict(eval=with_eval(lambda w, x: jnp.linalg.cholesky(x) @ w))),
-    "eigenvectors": ("custom_call", lambda: verdict(eval=with_eval(lambda w, x: jnp.linalg.eigh(x)[1] @ w))),
-    "custom call in a function that nobody calls": (
+    "linear algebra": ("custom_call", lambda: evaluating(lambda w, x: jnp.linalg.cholesky(x) @ w)),
+    "eigenvectors": ("custom_call", lambda: evaluating(lambda w, x: jnp.linalg.eigh(x)[1] @ w)),
+    "custom call that nobody calls": (
         "custom_call",
-        lambda: verdict(eval=forged(body(DOT, "func.func private @idle(%a: tensor<4x3xf32>) -> tensor<4x3xf32> {\n"
-            f"%r = stablehlo.custom_call @evil(%a) : {CALLED}\n return %r : tensor<4x3xf32> }}"))),
+        lambda: forge(COPY, function("idle", f"%r = stablehlo.custom_call @evil(%a) : {SAME}")),
     ),
     "custom call inside a reduction": (
         "custom_call",
-        lambda: verdict(eval=forged(body(
-            DOT.replace("%y", "%h") + """%zero = stablehlo.constant dense<0.0> : tensor<f32>
+        lambda: forge("""
+            %zero = stablehlo.constant dense<0.0> : tensor<f32>
             %s = "stablehlo.reduce"(%h, %zero) <{dimensions = array<i64: 1>}> ({
               ^bb0(%a: tensor<f32>, %b: tensor<f32>):
                 %c = stablehlo.custom_call @evil(%a, %b) : (tensor<f32>, tensor<f32>) -> tensor<f32>
-                stablehlo.return %c : tensor<f32> }) : (tensor<4x3xf32>, tensor<f32>) -> tensor<4xf32>
-            %y = stablehlo.broadcast_in_dim %s, dims = [0] : (tensor<4xf32>) -> tensor<4x3xf32>"""))),
-    ),
-    "memory that nobody wrote": (
-        "custom_call",
-        lambda: verdict("cuda", eval=with_eval(lambda w, x: x @ w + lax.empty((4, 3), jnp.float32), platform="cuda"),
-            **{name: dataclasses.replace(honest()[name], platforms=("cuda",)) for name in ARTIFACTS if name != "eval"}),
+                stablehlo.return %c : tensor<f32>
+            }) : (tensor<4x3xf32>, tensor<f32>) -> tensor<4xf32>
+            %y = stablehlo.broadcast_in_dim %s, dims = [0] : (tensor<4xf32>) -> tensor<4x3xf32>"""),
     ),
     "feed in": (
         "op",
-        lambda: verdict(eval=forged(body(
-            '%t = stablehlo.create_token : !stablehlo.token\n%y, %u = "stablehlo.infeed"(%t) {infeed_config = "", '
-            "layout = [[0, 1]]} : (!stablehlo.token) -> (tensor<4x3xf32>, !stablehlo.token)"))),
+        lambda: forge("""
+            %t = stablehlo.create_token : !stablehlo.token
+            %y, %u = "stablehlo.infeed"(%t) {infeed_config = "", layout = [[0, 1]]} :
+              (!stablehlo.token) -> (tensor<4x3xf32>, !stablehlo.token)"""),
     ),
     "feed out": (
         "op",
-        lambda: verdict(eval=forged(body(
-            DOT + '%t = stablehlo.create_token : !stablehlo.token\n%u = "stablehlo.outfeed"(%y, %t) '
-            '{outfeed_config = ""} : (tensor<4x3xf32>, !stablehlo.token) -> !stablehlo.token'))),
+        lambda: forge(
+            COPY
+            + """
+            %t = stablehlo.create_token : !stablehlo.token
+            %u = "stablehlo.outfeed"(%y, %t) {outfeed_config = ""} :
+              (tensor<4x3xf32>, !stablehlo.token) -> !stablehlo.token"""
+        ),
     ),
-    "place among devices": ("op", lambda: verdict(eval=forged(body(DOT.replace("%y", "%h") + """%p = stablehlo.partition_id : tensor<ui32>
+    "place among devices": (
+        "op",
+        lambda: forge("""
+            %p = stablehlo.partition_id : tensor<ui32>
             %f = stablehlo.convert %p : (tensor<ui32>) -> tensor<f32>
             %b = stablehlo.broadcast_in_dim %f, dims = [] : (tensor<f32>) -> tensor<4x3xf32>
-            %y = stablehlo.add %h, %b : tensor<4x3xf32>""")))),
+            %y = stablehlo.add %h, %b : tensor<4x3xf32>"""),
+    ),
     "sum over devices": (
         "op",
-        lambda: verdict(eval=forged(body(DOT.replace("%y", "%h") + """%y = "stablehlo.all_reduce"(%h) ({
-            ^bb0(%a: tensor<f32>, %b: tensor<f32>):
-              %c = stablehlo.add %a, %b : tensor<f32>
-              stablehlo.return %c : tensor<f32> }) {replica_groups = dense<0> : tensor<1x1xi64>} : """ + CALLED))),
+        lambda: forge(
+            """%y = "stablehlo.all_reduce"(%h) ({
+              ^bb0(%a: tensor<f32>, %b: tensor<f32>):
+                %c = stablehlo.add %a, %b : tensor<f32>
+                stablehlo.return %c : tensor<f32>
+            }) {replica_groups = dense<0> : tensor<1x1xi64>} : """
+            + SAME
+        ),
     ),
-    "random numbers with a memory": (
-        "op", lambda: verdict(eval=with_eval(lambda w, x: x @ w + lax.rng_uniform(0.0, 1.0, (4, 3)))),
+    "random numbers with a memory": ("op", lambda: after(lambda h: h + lax.rng_uniform(0.0, 1.0, (4, 3)))),
+    "composite of its own": ("op", lambda: after(lambda h: lax.composite(lambda g: g * 2, "my.own")(h))),
+    "double precision": (
+        "op",
+        lambda: forge("""
+            %d = stablehlo.convert %h : (tensor<4x3xf32>) -> tensor<4x3xf64>
+            %y = stablehlo.convert %d : (tensor<4x3xf64>) -> tensor<4x3xf32>"""),
     ),
-    "composite of its own": ("op", lambda: verdict(eval=with_eval(lambda w, x: lax.composite(lambda h: h * 2, "my.own")(x @ w)))),
     "frontend attributes": (
         "attribute",
-        lambda: verdict(eval=forged(body(
-            DOT.replace("%y", "%h") + '%y = stablehlo.add %h, %h {mhlo.frontend_attributes = '
-            '{_xla_compute_type = "host"}} : tensor<4x3xf32>'))),
+        lambda: forge(
+            '%y = stablehlo.add %h, %h {mhlo.frontend_attributes = {_xla_compute_type = "host"}} : tensor<4x3xf32>'
+        ),
     ),
     "argument given away": (
         "attribute",
-        lambda: verdict(eval=forged(body(DOT).replace("%w: tensor<4x3xf32>", "%w: tensor<4x3xf32> {tf.aliasing_output = 0 : i32}", 1))),
+        lambda: forge(COPY, replace=[("%w: tensor<4x3xf32>", "%w: tensor<4x3xf32> {tf.aliasing_output = 0 : i32}")]),
     ),
     "mesh with devices": (
         "attribute",
-        lambda: verdict(eval=forged(body(DOT).replace("module {", 'module { sdy.mesh @m = <["a"=2]>\n'))),
+        lambda: forge(COPY, replace=[("module {", 'module { sdy.mesh @m = <["a"=2]>\n')]),
     ),
     "layout over devices": (
         "attribute",
-        lambda: verdict(eval=forged(body(DOT.replace("%y", "%h")
-            + '%y = sdy.sharding_constraint %h <mesh<["a"=2]>, [{"a"}, {}]> : tensor<4x3xf32>'))),
+        lambda: forge('%y = sdy.sharding_constraint %h <mesh<["a"=2]>, [{"a"}, {}]> : tensor<4x3xf32>'),
     ),
     "recursion": (
         "calls",
-        lambda: verdict(eval=forged(body(DOT.replace("%y", "%h") + f"%y = func.call @f(%h) : {CALLED}",
-            "func.func private @f(%a: tensor<4x3xf32>) -> tensor<4x3xf32> {\n"
-            f"%r = func.call @f(%a) : {CALLED}\n return %r : tensor<4x3xf32> }}"))),
+        lambda: forge(f"%y = func.call @f(%h) : {SAME}", function("f", f"%r = func.call @f(%a) : {SAME}")),
     ),
     "recursion that nobody calls": (
         "calls",
-        lambda: verdict(eval=forged(body(DOT, "func.func private @f(%a: tensor<4x3xf32>) -> tensor<4x3xf32> {\n"
-            f"%r = func.call @g(%a) : {CALLED}\n return %r : tensor<4x3xf32> }}\n"
-            "func.func private @g(%a: tensor<4x3xf32>) -> tensor<4x3xf32> {\n"
-            f"%r = func.call @f(%a) : {CALLED}\n return %r : tensor<4x3xf32> }}"))),
+        lambda: forge(
+            COPY,
+            function("f", f"%r = func.call @g(%a) : {SAME}") + function("g", f"%r = func.call @f(%a) : {SAME}"),
+        ),
     ),
-    "calls that double at each level": ("ops", lambda: verdict(eval=with_eval(bomb(20)))),
-    "too many operations": (
-        "ops",
-        lambda: verdict(eval=forged(body(DOT.replace("%y", "%h0") + "".join(
-            f"%h{i + 1} = stablehlo.add %h{i}, %h{i} : tensor<4x3xf32>\n" for i in range(45_000)
-        ) + "%y = stablehlo.add %h45000, %h45000 : tensor<4x3xf32>"))),
-    ),
-    "nested too deep": (
+    "calls that double at each level": ("ops", lambda: evaluating(bomb(20))),
+    "branches nested too deep": (
         "depth",
-        lambda: verdict(eval=forged(body(DOT.replace("%y", "%h") + "%p = stablehlo.constant dense<true> : tensor<i1>\n"
-            '%y = "stablehlo.if"(%p) (' + '{ %z = "stablehlo.if"(%p) (' * 30 + "{ stablehlo.return %h : tensor<4x3xf32> }, "
-            "{ stablehlo.return %h : tensor<4x3xf32> }" + (") : (tensor<i1>) -> tensor<4x3xf32>\n"
-            "stablehlo.return %z : tensor<4x3xf32> }, { stablehlo.return %h : tensor<4x3xf32> }") * 30
-            + ") : (tensor<i1>) -> tensor<4x3xf32>"))),
+        lambda: forge(
+            "%p = stablehlo.constant dense<true> : tensor<i1>\n"
+            + '%y = "stablehlo.if"(%p) ({\n' * 30
+            + "stablehlo.return %h : tensor<4x3xf32>\n"
+            + "}, { stablehlo.return %h : tensor<4x3xf32> }) : (tensor<i1>) -> tensor<4x3xf32>\n"
+            + (
+                "stablehlo.return %y : tensor<4x3xf32>\n"
+                + "}, { stablehlo.return %h : tensor<4x3xf32> }) : (tensor<i1>) -> tensor<4x3xf32>\n"
+            )
+            * 29
+        ),
     ),
-    "loop without end": ("loop", lambda: verdict(eval=with_eval(lambda w, x: lax.while_loop(lambda h: True, lambda h: h + 1, x @ w)))),
+    "loop without end": ("loop", lambda: after(lambda h: lax.while_loop(lambda g: True, lambda g: g + 1, h))),
     "loop that depends on data": (
-        "loop", lambda: verdict(eval=with_eval(lambda w, x: lax.while_loop(lambda h: h.sum() < 1e30, lambda h: h + 1, x @ w))),
+        "loop",
+        lambda: after(lambda h: lax.while_loop(lambda g: g.sum() < 1e30, lambda g: g + 1, h)),
     ),
-    "loop whose counter wraps around": ("loop", lambda: verdict(eval=forged(loop(below("%n", "i8"), advance("%i, %two", "%n", "i8"), "i8")
-            .replace("dense<126>", "dense<127>")))),
-    "loop whose counter stands still": ("ops", lambda: verdict(eval=forged(loop(below("%n"), advance("%i, %zero", "%n"))))),
-    "loop whose bound moves": ("loop", lambda: verdict(eval=forged(loop(below("%n"), "%m = stablehlo.add %n, %one : tensor<i32>\n" + advance("%i, %one", "%m"))))),
-    "loop that counts something else": ("loop", lambda: verdict(eval=forged(loop(below("%n"), advance("%n, %one", "%n"))))),
-    "loop that ends on equality": ("loop", lambda: verdict(eval=forged(loop(below("%n").replace("LT", "NE"), advance("%i, %one", "%n"))))),
-    "loop of a billion": ("ops", lambda: verdict(eval=with_eval(times(10**9, lambda h: h + 1)))),
-    "loops in loops": (
-        "ops",
-        lambda: verdict(eval=with_eval(times(10**4, lambda h: lax.fori_loop(0, 10**4, lambda _, g: g + 1, h)))),
-    ),
-    "array of 100 GB": ("memory", lambda: verdict(eval=with_eval(lambda w, x: x @ w + jnp.ones((160_000, 160_000)).sum()))),
+    "loop whose counter wraps around": ("loop", lambda: loop("LT, %i, %n", "%i, %two; %n, %n", "i8", 127)),
+    "loop whose counter stands still": ("ops", lambda: loop("LT, %i, %n", "%i, %zero; %n, %n")),
+    "loop whose bound moves": ("loop", lambda: loop("LT, %i, %n", "%i, %one; %n, %one")),
+    "loop that counts something else": ("loop", lambda: loop("LT, %i, %n", "%n, %one; %n, %n")),
+    "loop that ends on equality": ("loop", lambda: loop("NE, %i, %n", "%i, %one; %n, %n")),
+    "loop of a billion": ("ops", lambda: after(repeated(10**9, lambda h: h + 1))),
+    "loops in loops": ("ops", lambda: after(repeated(10**4, repeated(10**4, lambda h: h + 1)))),
+    "array of 100 GB": ("memory", lambda: after(lambda h: h + jnp.ones((160_000, 160_000)).sum())),
     "constant of 5 MB": (
         "constant",
-        lambda: verdict(eval=with_eval(lambda w, x: x @ w + (x[0, 0] * np.arange(1_250_000, dtype=np.float32))[:3])),
+        lambda: after(lambda h: h + (h[0, 0] * np.arange(1_250_000, dtype=np.float32))[:3]),
     ),
     "constant outside the program": (
         "constant",
-        lambda: verdict(eval=dataclasses.replace(honest()["eval"], mlir_module_serialized=body(
-            DOT.replace("%y", "%h") + "%c = stablehlo.constant dense_resource<blob> : tensor<4x3xf32>\n"
-            "%y = stablehlo.add %h, %c : tensor<4x3xf32>").encode())),
+        lambda: declaring(
+            mlir_module_serialized=b"""module {
+              func.func public @main(%w: tensor<4x3xf32>, %x: tensor<4x4xf32>) -> tensor<4x3xf32> {
+                %c = stablehlo.constant dense_resource<blob> : tensor<4x3xf32>
+                %y = stablehlo.add %w, %c : tensor<4x3xf32>
+                return %y : tensor<4x3xf32> } }"""
+        ),
     ),
-    "double precision": ("op", lambda: verdict(eval=forged(body(DOT.replace("%y", "%h")
-        + """%d = stablehlo.convert %h : (tensor<4x3xf32>) -> tensor<4x3xf64>
-            %y = stablehlo.convert %d : (tensor<4x3xf64>) -> tensor<4x3xf32>""")))),
-    "wrong shape": ("signature", lambda: verdict(eval=with_eval(lambda w, x: (x @ w)[:, :2]))),
-    "wrong dtype": ("signature", lambda: verdict(eval=with_eval(lambda w, x: (x @ w).astype(jnp.bfloat16)))),
-    "one result too many": ("signature", lambda: verdict(eval=with_eval(lambda w, x: (x @ w, x)))),
-    "one argument too many": ("signature", lambda: verdict(eval=exported(lambda w, x, z: x @ w + z, f32(4, 3), f32(4, 4), f32()))),
+    "wrong shape": ("signature", lambda: after(lambda h: h[:, :2])),
+    "wrong dtype": ("signature", lambda: after(lambda h: h.astype(jnp.bfloat16))),
+    "one result too many": ("signature", lambda: after(lambda h: (h, h))),
+    "one argument too many": (
+        "signature",
+        lambda: {"eval": exported(lambda w, x, z: x @ w + z, f32(4, 3), f32(4, 4), f32())},
+    ),
     "unknown batch size": (
         "signature",
-        lambda: verdict(eval=exported(lambda w, x: x @ w, f32(4, 3), jax.ShapeDtypeStruct(export.symbolic_shape("b, 4"), jnp.float32))),
+        lambda: {
+            "eval": exported(
+                lambda w, x: x @ w, f32(4, 3), jax.ShapeDtypeStruct(export.symbolic_shape("b, 4"), jnp.float32)
+            )
+        },
     ),
     "main returns another type": (
-        "signature", lambda: verdict(eval=forged(body(DOT).replace("4x3", "4x2"))),
+        "signature",
+        lambda: forge(
+            "%y = stablehlo.slice %h [0:2, 0:3] : (tensor<4x3xf32>) -> tensor<2x3xf32>",
+            replace=[
+                ("return %y : tensor<4x3xf32>", "return %y : tensor<2x3xf32>"),
+                (") -> tensor<4x3xf32> {", ") -> tensor<2x3xf32> {"),
+            ],
+        ),
     ),
     "main returns one more": (
         "signature",
-        lambda: verdict(eval=forged(body(DOT).replace("return %y : tensor<4x3xf32>", "return %y, %y : tensor<4x3xf32>, tensor<4x3xf32>")
-            .replace("-> tensor<4x3xf32> {", "-> (tensor<4x3xf32>, tensor<4x3xf32>) {", 1))),
+        lambda: forge(
+            COPY,
+            replace=[
+                ("return %y : tensor<4x3xf32>", "return %y, %y : tensor<4x3xf32>, tensor<4x3xf32>"),
+                (") -> tensor<4x3xf32> {", ") -> (tensor<4x3xf32>, tensor<4x3xf32>) {"),
+            ],
+        ),
     ),
-    "no main": ("malformed", lambda: verdict(eval=forged(body(DOT).replace("@main", "@other")))),
-    "kept arguments out of order": ("signature", lambda: verdict(eval=dataclasses.replace(honest()["eval"], module_kept_var_idx=(1, 0)))),
-    "kept argument that does not exist": ("signature", lambda: verdict(eval=dataclasses.replace(honest()["eval"], module_kept_var_idx=(0, 7)))),
-    "other platform": ("platform", lambda: verdict(eval=with_eval(lambda w, x: x @ w, platform="tpu"))),
-    "several platforms": (
-        "platform",
-        lambda: verdict(eval=export.export(jax.jit(lambda w, x: x @ w), platforms=["cpu", "cuda"])(f32(4, 3), f32(4, 4))),
-    ),
-    "several devices": ("malformed", lambda: verdict(eval=dataclasses.replace(honest()["eval"], nr_devices=2))),
+    "no main": ("malformed", lambda: forge(COPY, replace=[("@main", "@other")])),
+    "kept arguments out of order": ("signature", lambda: declaring(module_kept_var_idx=(1, 0))),
+    "kept argument that does not exist": ("signature", lambda: declaring(module_kept_var_idx=(0, 7))),
+    "other platform": ("platform", lambda: evaluating(lambda w, x: x @ w, platforms=["tpu"])),
+    "several platforms": ("platform", lambda: evaluating(lambda w, x: x @ w, platforms=["cpu", "cuda"])),
+    "several devices": ("malformed", lambda: declaring(nr_devices=2)),
     "whole numbers for parameters": (
-        "signature", lambda: verdict(init=exported(lambda seed: (jnp.zeros((4, 3), jnp.int32) + seed.astype(jnp.int32),), SEED)),
+        "signature",
+        lambda: starting(lambda seed: (jnp.zeros((4, 3), jnp.int32) + seed.astype(jnp.int32),)),
     ),
-    "init with an argument of its own": ("signature", lambda: verdict(init=exported(lambda seed, x: (jnp.zeros((4, 3)) + x,), SEED, f32()))),
+    "init with an argument of its own": (
+        "signature",
+        lambda: starting(lambda seed, x: (jnp.zeros((4, 3)) + x,), f32()),
+    ),
     "random key as state": (
         "signature",
-        lambda: verdict(init=exported(lambda seed: (jnp.zeros((4, 3)), jax.random.key(seed)), SEED)),
+        lambda: starting(lambda seed: (jnp.zeros((4, 3)), jax.random.key(seed))),
     ),
     "residuals that backward does not take": (
         "signature",
-        lambda: verdict(forward=exported(lambda w, x, seed: (x @ w, jnp.float32(0), x[:1]), f32(4, 3), f32(2, 4), SEED)),
+        lambda: forward(lambda w, x, seed: (x @ w, jnp.float32(0), x[:1])),
     ),
-    "auxiliary loss with a shape": (
-        "signature",
-        lambda: verdict(forward=exported(lambda w, x, seed: (x @ w, jnp.zeros(3), x), f32(4, 3), f32(2, 4), SEED)),
+    "auxiliary loss with a shape": ("signature", lambda: forward(lambda w, x, seed: (x @ w, jnp.zeros(3), x))),
+    "gradient of another shape": ("signature", lambda: backward(lambda x, d, a: ((x.T @ d).T,))),
+    "outputs without the input": (
+        "input",
+        lambda: evaluating(lambda w, x: jnp.tile(w[:1], (4, 1)) + jnp.zeros_like(x[:, :3])),
     ),
-    "gradient of another shape": (
-        "signature",
-        lambda: verdict(backward=exported(lambda x, d, a: ((x.T @ d).T,), f32(2, 4), f32(2, 3), f32())),
-    ),
-    "outputs without the input": ("input", lambda: verdict(eval=with_eval(lambda w, x: jnp.tile(w[:1], (4, 1)) + 0 * jnp.zeros_like(x[:, :3])))),
-    "gradient of nothing": (
-        "gradient", lambda: verdict(backward=exported(lambda x, d, a: (jnp.zeros((4, 3)) + x.sum(),), f32(2, 4), f32(2, 3), f32())),
-    ),
-}  # fmt: skip
+    "gradient of nothing": ("gradient", lambda: backward(lambda x, d, a: (jnp.zeros((4, 3)) + x.sum(),))),
+}
 
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_check_of_forged_program_fails(name: str) -> None:
     rule, attack = ATTACKS[name]
-    found = attack()
+    found = verdict(**attack())
     assert isinstance(found, Failure)
     assert (found.stage, found.rule) == ("program", rule), found
     assert len(found.message) <= 400 and found.message.isprintable()
+
+
+def test_check_of_memory_that_nobody_wrote_fails() -> None:
+    artifacts = evaluating(lambda w, x: x @ w + lax.empty((4, 3), jnp.float32), platforms=["cuda"])
+    others = {
+        name: dataclasses.replace(honest()[name], platforms=("cuda",)) for name in ("init", "forward", "backward")
+    }
+    found = check(serialized(**others, **artifacts), 1, CONTRACT, RECIPE, "cuda")
+    assert isinstance(found, Failure) and found.rule == "custom_call", found
+
+
+def test_check_of_too_many_operations_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stablehlo, "MAX_OPERATIONS", 50)
+    found = verdict()
+    assert isinstance(found, Failure) and found.rule == "ops", found
 
 
 def test_check_of_honest_program_written_by_hand_passes() -> None:
@@ -396,7 +466,7 @@ def test_check_of_honest_program_written_by_hand_passes() -> None:
 
 
 def test_check_of_counted_loop_written_by_hand_multiplies() -> None:
-    found = verdict(eval=forged(loop(below("%n"), advance("%i, %two", "%n"))))
+    found = verdict(**loop("LT, %i, %n", "%i, %two; %n, %n"))
     assert isinstance(found, Program), found
     each = 12 + 1 + 1  # the doubling, the counter, the comparison
     assert found.cost.flops == math.ceil((2 * 4 * 4 * 3 + 63 * each + 12) / 4)
@@ -419,14 +489,14 @@ def test_check_of_counted_loop_written_by_hand_multiplies() -> None:
     ],
 )
 def test_check_of_other_arguments_fails(param_leaves: Any, blobs: dict[str, Any]) -> None:
-    given: dict[str, Any] = {name: bytes(artifact.serialize()) for name, artifact in honest().items()}
+    given: dict[str, Any] = serialized()
     found = check(given | blobs, param_leaves, CONTRACT, RECIPE)
     assert isinstance(found, Failure)
     assert found.rule in ("signature", "malformed", "size")
 
 
 def test_check_of_missing_artifact_fails() -> None:
-    given = {name: bytes(artifact.serialize()) for name, artifact in honest().items() if name != "backward"}
+    given = {name: blob for name, blob in serialized().items() if name != "backward"}
     found = check(given, 1, CONTRACT, RECIPE)
     assert isinstance(found, Failure) and found.rule == "malformed"
 
@@ -443,7 +513,7 @@ for case in cases:
 
 def test_check_of_mutated_bytes_never_raises(tmp_path: Path) -> None:
     """Some mutations crash the parser or keep it busy for ever, which is why a check runs in a process of its own."""
-    good = {name: bytes(artifact.serialize()) for name, artifact in honest().items()}
+    good = serialized()
     rng = np.random.default_rng(7)
     cases = []
     for index in range(40):
@@ -539,7 +609,7 @@ def compilers(function: Callable[..., Any], avals: tuple[Any, ...]) -> float:
     return cost["flops"] + cost.get("transcendentals", 0)
 
 
-def backward(function: Callable[..., Any]) -> Callable[..., Any]:
+def pulled_back(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *args: jax.vjp(function, *args[:-1])[1](args[-1])
 
 
@@ -548,7 +618,7 @@ def backward(function: Callable[..., Any]) -> Callable[..., Any]:
 def test_flops_without_loops_agree_with_the_compilers(name: str, gradient: bool) -> None:
     function, avals = MODELS[name]
     if gradient:
-        function, avals = backward(function), (*avals, jax.eval_shape(function, *avals))
+        function, avals = pulled_back(function), (*avals, jax.eval_shape(function, *avals))
     assert ours(function, avals) == pytest.approx(compilers(function, avals), rel=0.05)
 
 
@@ -569,7 +639,7 @@ def test_flops_of_a_loop_are_those_of_the_unrolled_program(gradient: bool) -> No
     looped, unrolled = recurrence(1), recurrence(True)
     if gradient:
         avals = (*avals, jax.eval_shape(looped, *avals))
-        looped, unrolled = backward(looped), backward(unrolled)
+        looped, unrolled = pulled_back(looped), pulled_back(unrolled)
     assert ours(looped, avals) == pytest.approx(compilers(unrolled, avals), rel=0.05)
     assert compilers(looped, avals) < 0.5 * compilers(unrolled, avals)  # why we count ourselves
 
@@ -603,29 +673,14 @@ SPACE = SearchSpace(
 """
 
 
-@pytest.mark.parametrize("limit", [12, 11])
-def test_outcome_of_job_is_what_check_returned(tmp_path: Path, limit: int) -> None:
+@pytest.mark.parametrize("limit, key", [(12, "program"), (11, "failure")])
+def test_job_returns_as_plain_data_what_check_returns(tmp_path: Path, limit: int, key: str) -> None:
     path = tmp_path / "toy.py"
     path.write_text(SPACE_FILE.replace("LIMIT", str(limit)))
-    blobs = {name: bytes(artifact.serialize()) for name, artifact in honest().items()}
-    plain = check_job(str(path), blobs, 1)
-    assert not any(isinstance(value, bytes) for value in plain.get("program", {}).values())
-    assert outcome(plain, blobs) == check(blobs, 1, dataclasses.replace(CONTRACT, max_params=limit), RECIPE)
-
-
-def test_outcome_about_other_bytes_raises() -> None:
-    blobs = {name: bytes(artifact.serialize()) for name, artifact in honest().items()}
-    plain = {"program": {"digest": hash_blobs(blobs)}}
-    with pytest.raises(ValueError, match="other bytes"):
-        outcome(plain, blobs | {"eval": blobs["eval"] + b" "})
-
-
-def test_digest_depends_on_every_artifact_and_its_place() -> None:
-    blobs = {name: name.encode() for name in ARTIFACTS}
-    changed = [blobs | {name: b"x"} for name in ARTIFACTS]
-    swapped = blobs | {"init": blobs["eval"], "eval": blobs["init"]}
-    shifted = blobs | {"init": b"initeval", "eval": b""}
-    assert len({hash_blobs(each) for each in (blobs, swapped, shifted, *changed)}) == 7
+    plain = check_job(str(path), serialized(), 1)
+    expected = to_plain(check(serialized(), 1, dataclasses.replace(CONTRACT, max_params=limit), RECIPE))
+    expected.pop("blobs", None)
+    assert plain == {key: expected} == json.loads(json.dumps(plain))
 
 
 def test_import_needs_no_jax() -> None:

@@ -107,7 +107,9 @@ def test_a_search_cut_off_three_times_and_resumed_gives_the_same_store(
 
 def test_resuming_a_finished_run_changes_nothing(finished: Path) -> None:
     before = lines(finished)
-    done = subprocess.run([sys.executable, "-m", "nas.search", "--resume", str(finished)], capture_output=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "nas.search", "--resume", str(finished)], capture_output=True, check=True
+    )
     assert done.stdout and lines(finished) == before
 
 
@@ -160,7 +162,11 @@ def test_bad_arguments_are_one_line_and_status_two(
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("SPACE = 3\n", ["binds no SearchSpace"]), ("x = 1\nraise OSError('boom')\n", ["line 2", "boom"]), ("def f(:\n", ["line 1"])],
+    [
+        ("SPACE = 3\n", ["binds no SearchSpace"]),
+        ("x = 1\nraise OSError('boom')\n", ["line 2", "boom"]),
+        ("def f(:\n", ["line 1"]),
+    ],
 )
 def test_a_space_file_with_an_error_names_the_line(
     text: str, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -170,7 +170,9 @@ def without_wall(source: str, built: Engine, numbers: dict[str, Any], steps: int
             returned = module(x)
             outputs, extra = returned if isinstance(returned, tuple) else (returned, 0.0)
             _, _, _, after = nnx.split(module, nnx.Param, nnx.RngState, ...)
-            return SPACE.task.loss(outputs, y).mean() + jnp.minimum(extra, SPACE.recipe.max_auxiliary), jax.tree.leaves(after)
+            return SPACE.task.loss(outputs, y).mean() + jnp.minimum(extra, SPACE.recipe.max_auxiliary), jax.tree.leaves(
+                after
+            )
 
         grads, state = jax.grad(objective, has_aux=True)(params)
         updates, opt = optimizer.update(grads, opt, params)

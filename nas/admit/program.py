@@ -1,10 +1,10 @@
 """Check an exported program as data, before a second of training is spent on it.
 
 In go the four artifacts of a candidate as bytes, out comes a `Program` with its cost and fingerprint, or the
-candidate's `Failure`. Nothing that the tracer says about the bytes is believed. They may also crash the parser, so
-`check_job` runs in a disposable process that has neither data nor secrets; a coordinator only ever calls `outcome`,
-which imports no JAX. Nothing is compiled or run here, and what a program does with data (leaks across time or
-examples) is not looked at.
+candidate's `Failure`. Nothing that the tracer says about the bytes is believed. They may also crash the parser
+or keep it busy for ever, so `check_job` runs in a disposable process that has neither data nor secrets, with a time
+limit. Nothing is compiled or run here, and what a program does with data (leaks across time or examples) is not
+looked at.
 """
 
 import math
@@ -34,7 +34,7 @@ Aval = tuple[tuple[int, ...], str]
 
 
 def check_job(space: str, blobs: Mapping[str, bytes], param_leaves: int, platform: str = "cpu") -> dict[str, Any]:
-    """Entry of the disposable job: `{"program": {... without blobs}}` or `{"failure": {...}}`; see `outcome`."""
+    """Entry of the disposable job: `{"program": {... without blobs}}` or `{"failure": {...}}`, as plain data."""
     found = load(space)
     checked = check(blobs, param_leaves, found.contract, found.recipe, platform)
     if isinstance(checked, Failure):
@@ -42,21 +42,6 @@ def check_job(space: str, blobs: Mapping[str, bytes], param_leaves: int, platfor
     plain = to_plain(checked)
     del plain["blobs"]
     return {"program": plain}
-
-
-def outcome(plain: Mapping[str, Any], blobs: Mapping[str, bytes]) -> Program | Failure:
-    """Read back what `check_job` returned, for the bytes that it was given.
-
-    Raises:
-      ValueError: the result is about other bytes.
-    """
-    if "failure" in plain:
-        return Failure(**plain["failure"])
-    program = dict(plain["program"])
-    if program["digest"] != hash_blobs(blobs):
-        raise ValueError("the check's result is about other bytes than these; check these again")
-    program |= {"cost": Cost(**program["cost"]), "traits": frozenset(program["traits"]), "blobs": dict(blobs)}
-    return Program(**program)
 
 
 def check(

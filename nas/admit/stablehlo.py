@@ -128,6 +128,7 @@ class Reader:
 
         self.ir = mlir.ir
         self.context = mlir.make_ir_context()
+        self.context.enable_multithreading(False)  # the modules are small, and the process has one core
         self.operations = 0
         self._max_tensor_bytes = max_tensor_bytes
         self._tensors: dict[Any, Tensor] = {}
@@ -163,13 +164,12 @@ class Reader:
         self._refuse_attributes("function", attributes, _FUNCTION_ATTRIBUTES)
         for key in ("arg_attrs", "res_attrs"):
             for entry in attributes[key] if key in attributes else ():
-                self._refuse_attributes("function", ir.DictAttr(entry), _ARGUMENT_ATTRIBUTES)
+                self._refuse_attributes("function", [named.name for named in ir.DictAttr(entry)], _ARGUMENT_ATTRIBUTES)
         name = ir.StringAttr(attributes["sym_name"]).value
         module.functions[name] = self._block(module, operation.regions[0], {}, 0)
 
     def _refuse_attributes(self, where: str, attributes: Any, allowed: frozenset[str]) -> None:
         for name in attributes:
-            name = name if isinstance(name, str) else name.name
             if name not in allowed:
                 raise Rejected("attribute", f"a {where} carries the attribute {name}; leave out what asks for it")
 
@@ -200,12 +200,11 @@ class Reader:
             raise Rejected("ops", f"more than {MAX_OPERATIONS:,} operations; use fewer layers, or lax.scan over them")
         if name not in OPERATIONS or name == "func.func":
             raise _not_allowed(name)
-        attributes = {}
-        for key in raw.attributes:
-            key = key if isinstance(key, str) else key.name
+        attributes, held = {}, raw.attributes
+        for key in held:
             if "." in key:
                 raise Rejected("attribute", f"an operation carries the attribute {key}; leave out what asks for it")
-            attributes[key] = raw.attributes[key]
+            attributes[key] = held[key]
         operands = tuple([numbers[value] for value in raw.operands])
         results = tuple([self._number(module, value, numbers) for value in raw.results])
         blocks = tuple([self._block(module, region, numbers, depth + 1) for region in raw.regions])

@@ -26,7 +26,7 @@ INTERCHANGEABLE: tuple[tuple[str, ...], ...] = (
     ("jnp.tanh", "jnp.sin", "jax.nn.relu", "jax.nn.silu", "jax.nn.soft_sign"),
     ("nnx.LayerNorm", "nnx.RMSNorm", "nnx.BatchNorm"),
     ("nnx.avg_pool", "nnx.max_pool"),
-    ("nnx.GRUCell", "nnx.SimpleCell", "nnx.OptimizedLSTMCell"),
+    ("nnx.GRUCell", "nnx.SimpleCell"),
     ("jnp.mean", "jnp.max", "jnp.sum"),
     ("jnp.maximum", "jnp.minimum", "jnp.add", "jnp.multiply"),
     ("jnp.cumsum", "lax.cummax", "lax.cumlogsumexp"),

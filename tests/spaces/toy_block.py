@@ -1,5 +1,6 @@
 """Toy space of scope Block, scored by an error, lower is better: the product of a series' first and last value."""
 
+from typing import Any
 
 import numpy as np
 

@@ -78,6 +78,6 @@ SPACE = SearchSpace(
     ladder=Ladder(steps=(10, 20, 40), eta=2, draws=2),
     grammar=GRAMMAR,
     baselines={"linear": LINEAR, "pooled": POOLED},
-    guidance="One of the two features rises by 2 over the 8 positions; the label says which. The noise has deviation 1.",
+    guidance="One of two features rises by 2 over 8 positions, under noise of deviation 1; the label says which.",
     baseline_seeds=2,
 )
