@@ -139,6 +139,24 @@ MASKS = edit(
         h = one * nnx.relu(self.second(two * h))""",
     ),
 )
+FENCED = edit(
+    MASKS,
+    (
+        "h = one * nnx.relu(self.second(two * h))",
+        "for mask in (one, two, one, two):\n            h = mask * self.second(h)",
+    ),
+)
+PRODUCT = """
+@jax.custom_vjp
+def product(a, b):
+    return a * b
+
+product.defvjp(lambda a, b: (a * b, (a, b)), lambda kept, d: (d * kept[1], d * kept[0]))
+""" + edit(
+    DENSE,
+    ("self.last = ", "self.a, self.b = nnx.Param(jnp.ones(8)), nnx.Param(jnp.ones(8))\n        self.last = "),
+    ("self.last(h)", "self.last(jnp.sin(h * lax.stop_gradient(self.a[...])) * product(self.a[...], self.b[...]))"),
+)
 EQUAL = {
     "comments and layout": (
         DENSE,
@@ -209,7 +227,7 @@ EQUAL = {
     "expression written twice": (
         GATED,
         edit(GATED, ("h = self.embed(x)", "h = self.embed(x) * (x.mean() + 1) / (1 + x.mean())")),
-        edit(GATED, ("h = self.embed(x)", "m = x.mean()\n        h = self.embed(x) * (m + 1) / (1 + m)")),
+        edit(GATED, ("h = self.embed(x)", "m = x.mean()\n        h = self.embed(x) * (m + 1) / (m + 1)")),
     ),
     "spelling of a mean": (GATED, edit(GATED, ("h.mean(axis=1)", "jnp.mean(h, axis=-2)"))),
     "slots of a loop in another order": (
@@ -259,6 +277,8 @@ DIFFERENT = {
         MASKS,
         edit(MASKS, ("two = jax.random.bernoulli(self.keys.dropout(), 0.8, h.shape)", "two = one")),
     ),
+    "order of two masks": (FENCED, edit(FENCED, ("(one, two, one, two)", "(one, two, two, one)"))),
+    "gradients exchanged": (PRODUCT, edit(PRODUCT, ("(d * kept[1], d * kept[0])", "(d * kept[0], d * kept[1])"))),
     "dropout rate": (GATED, edit(GATED, ("0.1", "0.2"))),
     "dropout removed": (GATED, edit(GATED, ("self.drop(self.norm(h))", "self.norm(h)"))),
     "momentum of batch statistics": (GATED, edit(GATED, ("BatchNorm(4,", "BatchNorm(4, momentum=0.9,"))),

@@ -347,7 +347,7 @@ ATTACKS: dict[str, tuple[str, Callable[[], dict[str, export.Exported]]]] = {
     "loop whose counter wraps around": ("loop", lambda: loop("LT, %i, %n", "%i, %two; %n, %n", "i8", 127)),
     "loop whose counter stands still": ("ops", lambda: loop("LT, %i, %n", "%i, %zero; %n, %n")),
     "loop whose bound moves": ("loop", lambda: loop("LT, %i, %n", "%i, %one; %n, %one")),
-    "loop that counts something else": ("loop", lambda: loop("LT, %i, %n", "%n, %one; %n, %n")),
+    "loop that counts something else": ("loop", lambda: loop("LT, %i, %n", "%one, %one; %n, %n")),
     "loop that ends on equality": ("loop", lambda: loop("NE, %i, %n", "%i, %one; %n, %n")),
     "loop of a billion": ("ops", lambda: after(repeated(10**9, lambda h: h + 1))),
     "loops in loops": ("ops", lambda: after(repeated(10**4, repeated(10**4, lambda h: h + 1)))),

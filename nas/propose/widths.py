@@ -280,7 +280,8 @@ class _Interpreter:
 
     def on_dictcomp(self, node: ast.DictComp, env: dict[str, Any]) -> Any:
         inner = self.inside(node.generators, env)
-        self.value(node.key, inner), self.value(node.value, inner)
+        self.value(node.key, inner)
+        self.value(node.value, inner)
 
     def inside(self, generators: list[ast.comprehension], env: dict[str, Any]) -> dict[str, Any]:
         """What is bound inside a comprehension."""

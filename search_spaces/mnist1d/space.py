@@ -58,6 +58,21 @@ STEMS = (
         choices={"features": _WIDTHS, "kernel": (5, 7, 9), "stride": _STRIDES, "activation": _ACTIVATIONS},
     ),
     Primitive(
+        name="convolve_and_pool",
+        init="self.{name} = nnx.Conv(spec.channels, {features}, ({kernel},), rngs=rngs)",
+        call=(
+            "h = jax.nn.{activation}(self.{name}(x))\nh = h.reshape(h.shape[0], -1, {size}, h.shape[2]).{pool}(axis=2)"
+        ),
+        out="({features})",
+        choices={
+            "features": _WIDTHS,
+            "kernel": (3, 5, 7),
+            "size": (2, 4),
+            "pool": ("max", "mean"),
+            "activation": _ACTIVATIONS,
+        },
+    ),
+    Primitive(
         name="patches",
         init="self.{name} = nnx.Linear({size} * spec.channels, {features}, rngs=rngs)",
         call="h = jax.nn.{activation}(self.{name}(x.reshape(x.shape[0], -1, {size} * x.shape[2])))",
@@ -282,8 +297,8 @@ SPACE = SearchSpace(
     scope="Model",
     spec=Spec(length=data.LENGTH, channels=1, classes=data.CLASSES, width=4, depth=2),
     task=_TASK,
-    contract=Contract(input_shape=(data.LENGTH, 1), output_shape=(data.CLASSES,), max_params=1_200, max_flops=9_000),
-    recipe=Recipe(batch=100, eval_batch=2_000, lr=Real(5e-3, 3e-1, log=True), wd=Real(1e-4, 1e-1, log=True)),
+    contract=Contract(input_shape=(data.LENGTH, 1), output_shape=(data.CLASSES,), max_params=1_200, max_flops=10_000),
+    recipe=Recipe(batch=100, eval_batch=2_000, lr=Real(1e-2, 3e-1, log=True), wd=Real(1e-4, 1e-1, log=True)),
     ladder=Ladder(steps=(250, 1_000, 4_000), eta=4, draws=3),
     grammar=Grammar(stem=STEMS, body=BODY, head=HEADS, blocks=(1, 3)),
     baselines=read_sources(FOLDER / "baselines"),

@@ -1,0 +1,9 @@
+"""What measures speed and quality. Each module is a program, run from the root: `python -m benchmarks.throughput`.
+
+A program prints a table and, with `--json FILE`, writes the figures with the machine and the versions. Machines are
+noisy, so what counts are ratios within one run, in which the sides that are compared take turns.
+
+    throughput   candidates a second, the wall included, against a fresh process for each
+    step         one training step against the same step written by hand
+    published    known architectures, fully trained, against their published accuracies
+"""

@@ -1,0 +1,201 @@
+"""The battery: sound spaces pass it, and a broken one is told in one sentence what is wrong with it."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nas import testing
+from nas.admit import Admitted
+from nas.execute import Executor
+from nas.execute.local import LocalExecutor
+from nas.flows import PRELOAD
+from nas.records import Failure
+from nas.space import SearchSpace, Split, load
+
+SPACES = Path(__file__).parent / "spaces"
+TOY = SPACES / "toy_model.py"
+
+
+@pytest.fixture(scope="module")
+def executor() -> Iterator[Executor]:
+    with LocalExecutor(workers=2, preload=PRELOAD) as started:
+        yield started
+
+
+@pytest.mark.parametrize("name", ["toy_model", "toy_block", "toy_mixer", "toy_stack"])
+def test_toy_space_of_every_scope_passes(name: str, executor: Executor) -> None:
+    findings = list(testing.battery(str(SPACES / f"{name}.py"), executor))
+    assert [str(f) for f in findings if f.problem] == []
+    assert any("loss falls" in f.check for f in findings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mnist1d", "mnist1d:shuffled", "mnist1d:block"])
+def test_built_in_space_passes(name: str, executor: Executor) -> None:
+    assert [str(f) for f in testing.battery(name, executor) if f.problem] == []
+
+
+def broken(tmp_path: Path, old: str, new: str, source: Path = TOY) -> str:
+    """A copy of a toy space with one text replaced."""
+    text = source.read_text("utf-8")
+    assert old in text
+    path = tmp_path / "broken.py"
+    path.write_text(text.replace(old, new), "utf-8")
+    return str(path)
+
+
+DECLARED = {
+    'name="toy_model",': ('name="Toy Model",', "lower-case"),
+    "version=1": ("version=0", "count from 1"),
+    "channels=2, classes=2, width=4": ("channels=2, vocab=3, classes=2, width=4", "exactly one"),
+    "width=4, depth=1": ("width=4, depth=1, heads=3", "does not divide"),
+    "max_params=500": ("max_params=0", "max_params is 0"),
+    "output_shape=(2,)": ("output_shape=(3,)", "spec.classes=2"),
+    "steps=(10, 20, 40)": ("steps=(10, 40, 20)", "larger than the one before"),
+    "eta=2": ("eta=1", "eta is 1"),
+    "draws=2": ("draws=0", "at least one draw"),
+    "batch=32,": ("batch=0,", "batch is 0"),
+}
+
+
+@pytest.mark.parametrize("old", DECLARED)
+def test_broken_declaration_is_told_before_anything_runs(tmp_path: Path, old: str) -> None:
+    new, told = DECLARED[old]
+    findings = list(testing.battery(broken(tmp_path, old, new)))
+    problems = [f.problem for f in findings if f.problem]
+    assert len(findings) == 6 and told in problems[0]
+
+
+DATA = {
+    "default_rng(list(SIZES).index(name))": ("default_rng(0)", "are in validation too"),
+    "rng = np.random.default_rng(list(SIZES).index(name))": ("rng = np.random.default_rng()", "fixed seed"),
+    ".astype(np.int32)": (".astype(np.int64)", "int32 or float32"),
+    "return Split(inputs, targets)": ("return Split(inputs, targets + 1)", "labels run from 1 to 2"),
+    "return Split(inputs, targets) ": ("return Split(inputs / 0.0, targets)", "NaN or infinite"),
+    "return Split(inputs, targets)  ": ("return Split(inputs[:, :7], targets)", "the contract says"),
+    "eval_batch=64": ("eval_batch=60", "does not divide 128"),
+    "batch=32, eval": ("batch=300, eval", "do not fill a batch"),
+    "from typing import Any": ("from typing import Any\nimport jax", "imports jax"),
+}
+
+
+@pytest.mark.parametrize("old", DATA)
+@pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value")
+def test_broken_data_are_told(tmp_path: Path, old: str) -> None:
+    new, told = DATA[old]
+    problems = [f.problem for f in testing.battery(broken(tmp_path, old.rstrip(), new)) if f.problem]
+    assert problems and told in problems[0]
+
+
+def swapped(space: SearchSpace, **changes: Any) -> SearchSpace:
+    return dataclasses.replace(space, task=dataclasses.replace(space.task, **changes))
+
+
+def mean_of_batch(outputs: Any, targets: Any) -> Any:
+    right = outputs.argmax(axis=-1) == targets
+    return 0 * right + right.mean()
+
+
+FUNCTIONS: dict[str, tuple[Callable[[SearchSpace], dict[str, Any]], str]] = {
+    "scalar": (lambda space: {"score": lambda o, t: space.task.score(o, t).mean()}, "one number for each"),
+    "batch": (lambda space: {"score": mean_of_batch}, "changes with the others"),
+    "infinite": (lambda space: {"loss": lambda o, t: space.task.loss(o, t) / 0.0}, "not finite"),
+    "flat": (lambda space: {"loss": lambda o, t: space.task.score(o, t)}, "is 0 everywhere"),
+    "negated": (lambda space: {"loss": lambda o, t: -space.task.loss(o, t)}, "right must be lower"),
+    "direction": (lambda space: {"maximize": False}, "maximize is False"),
+    "raises": (lambda space: {"loss": lambda o, t: o[t, None, "x"]}, "must not raise"),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_broken_loss_or_score_is_told(name: str) -> None:
+    space = load(str(TOY))
+    changes, told = FUNCTIONS[name]
+    splits = {"validation": space.task.split("validation")}
+    found = list(testing._run(testing._functions(swapped(space, **changes(space)), splits)))
+    assert any(told in f.problem for f in found if f.problem), found
+
+
+def test_direction_is_told_for_numbers_too() -> None:
+    space = load(str(SPACES / "toy_block.py"))
+    targets = space.task.split("validation").targets
+    assert testing._direction(space, targets) is None
+    assert "maximize is True" in str(testing._direction(swapped(space, maximize=True), targets))
+
+
+PROPOSALS = {
+    'call="return self.{name}(h[:, -1])"': ('call="h = self.{name}(h[:, -1])"', "return statement"),
+    'name="near"': ('name="dense"', "two primitives 'dense'"),
+    "blocks=(1, 2)": ("blocks=(2, 1)", "blocks is (2, 1)"),
+    "x.reshape(x.shape[0], -1)": ("open(x)", "baseline linear: gate"),
+}
+
+
+@pytest.mark.parametrize("old", PROPOSALS)
+def test_broken_grammar_or_baseline_is_told(tmp_path: Path, old: str) -> None:
+    new, told = PROPOSALS[old]
+    findings = [f for f in testing.battery(broken(tmp_path, old, new)) if f.problem]
+    assert findings and told in f"{findings[0].check}: {findings[0].problem}"
+
+
+def test_limit_that_nothing_fits_is_told_for_baselines_and_random_candidates(
+    tmp_path: Path, executor: Executor
+) -> None:
+    reference = broken(tmp_path, "max_flops=20_000", "max_flops=20")
+    told = {f.check: f.problem for f in testing.battery(reference, executor) if f.problem}
+    assert "program/flops" in told["baseline linear: admitted"]
+    assert "8 of 8 random candidates are rejected" in told["random candidates: admitted"]
+    assert not any("loss falls" in check for check in told)
+
+
+def test_half_of_the_random_candidates_may_be_rejected() -> None:
+    good = Admitted(blobs={}, facts={"fingerprint": "a"})
+    bad = Failure(stage="trace", rule="shape", message="it does not fit")
+    assert testing._rejections(["'idea'"] * 4, [good, bad, good, bad]) is None
+    assert "3 of 4" in str(testing._rejections(["'idea'"] * 4, [good, bad, bad, bad]))
+
+
+def test_equal_baselines_are_told() -> None:
+    same, other = (Admitted(blobs={}, facts={"fingerprint": mark}) for mark in "ab")
+    assert testing._same_program({"one": same, "two": other}) is None
+    assert "'one' and 'three' are the same" in str(testing._same_program({"one": same, "two": other, "three": same}))
+
+
+def test_loss_that_does_not_fall_is_told(tmp_path: Path, executor: Executor) -> None:
+    reference = broken(tmp_path, "Real(1e-2, 3e-1", "Real(1e2, 3e3")
+    problems = [f.problem for f in testing.battery(reference, executor) if f.problem]
+    assert problems and all("the training loss goes from" in p or "not finite" in p for p in problems)
+
+
+def test_together_runs_flows_side_by_side_and_keeps_their_order() -> None:
+    def flow(rounds: int) -> Any:
+        total = 0
+        for _ in range(rounds):
+            events = yield [rounds] * rounds
+            total += sum(events)
+        return total
+
+    both: Any = testing._together([flow(1), flow(0), flow(2)])
+    asked = [next(both)]
+    asked.append(both.send(asked[-1]))
+    with pytest.raises(StopIteration) as stop:
+        both.send(asked[-1])
+    assert asked == [[1, 2, 2], [2, 2]] and stop.value.value == [1, 0, 8]
+
+
+def test_command_line_says_ok_fail_and_what_is_no_space(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert testing.main([broken(tmp_path, "eta=2", "eta=1")]) == 1
+    shown = capsys.readouterr().out.splitlines()
+    assert "ok    spec" in shown and any(line.startswith("FAIL  ladder: ladder.eta is 1") for line in shown)
+    assert testing.main(["no_such_space"]) == 2
+    assert "not known" in capsys.readouterr().err
+
+
+def test_overlap_compares_every_pair() -> None:
+    one, two = np.zeros((1, 2), np.float32), np.ones((1, 2), np.float32)
+    splits = {"train": Split(one, one), "validation": Split(two, two), "test": Split(two, two)}
+    assert "1 inputs of test are in validation" in str(testing._overlap(splits))
