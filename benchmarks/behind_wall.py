@@ -7,6 +7,7 @@ empty cache, training, evaluation, checkpoints. What is not: making the data, th
 
 import argparse
 import json
+import os
 import resource
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from nas.flows import PRELOAD, Outcome, Place, admission, first_rung
 from nas.records import Trial, defaults
 from nas.space import Ladder, load, read_sources
 from nas.store import Store
+from nas.train.engine import read_split
 
 CANDIDATES = Path(__file__).parent / "candidates"
 LEARNING_RATES = (0.05, 0.02, 0.1)
@@ -62,7 +64,7 @@ def measure(
     store = Store.create(run, {})
     (store.folder / "data").rmdir()
     (store.folder / "data").symlink_to(data.resolve())
-    examples = len(_targets(data))
+    examples = len(read_split(str(data), "validation").targets)
     events: list[Event] = []
     boot = 0.0
 
@@ -164,8 +166,6 @@ def _stages(events: Sequence[Event], boot: float) -> dict[str, float]:
 
 def _children_cpu_s() -> float:
     """CPU seconds that the processes started by this one have used themselves so far; 0 where that is not known."""
-    import os
-
     total = 0
     try:
         for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text("utf-8").split():
@@ -174,12 +174,6 @@ def _children_cpu_s() -> float:
     except OSError:
         return 0.0
     return total / os.sysconf("SC_CLK_TCK")
-
-
-def _targets(data: Path) -> Any:
-    from nas.train.engine import read_split
-
-    return read_split(str(data), "validation").targets
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ they divide, and the memory, are sampled.
 """
 
 import contextlib
+import json
 import os
 import resource
 import signal
@@ -13,8 +14,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+from nas.store import StoreError
 
 SAMPLE_S = 0.5
 """Time between two looks at the tree [s]."""
@@ -61,7 +65,8 @@ def measure(command: Sequence[str], output: Path, errors: Path) -> Measured:
     """
     with output.open("ab") as out, errors.open("ab") as err:
         began = time.monotonic()
-        process = subprocess.Popen(command, stdout=out, stderr=err, stdin=subprocess.DEVNULL)
+        # In a session of its own: Ctrl-C reaches this program alone, which passes it on.
+        process = subprocess.Popen(command, stdout=out, stderr=err, stdin=subprocess.DEVNULL, start_new_session=True)
     server_s = jobs_s = 0.0
     resident = proportional = 0
     try:
@@ -90,6 +95,59 @@ def measure(command: Sequence[str], output: Path, errors: Path) -> Measured:
     )
 
 
+def make_runs(seeds: Sequence[int], budget: int, space: str, workers: int | None, results: Path) -> list[Path]:
+    """Search with each seed in turn, into `results/seed-N`; what is finished stays, what was begun is continued.
+
+    Raises:
+      StoreError: a search ended with an error.
+    """
+    results.mkdir(parents=True, exist_ok=True)
+    folders = []
+    for seed in seeds:
+        folder = results / f"seed-{seed}"
+        folders.append(folder)
+        sessions = read_sessions(folder)
+        if sessions and sessions[-1]["finished"]:
+            print(f"seed {seed}: finished before, {folder}", file=sys.stderr)
+            continue
+        fresh = ["--space", space, "--budget", str(budget), "--seed", str(seed), "--results", str(results)]
+        fresh += ["--name", folder.name, *(["--workers", str(workers)] if workers else [])]
+        resumed = (folder / "run.json").exists()
+        print(f"seed {seed}: {'continues' if resumed else 'begins'}, {folder}", file=sys.stderr)
+        session = _session(folder, ["--resume", str(folder)] if resumed else fresh, resumed=resumed)
+        _sessions_path(folder).write_text(json.dumps([*sessions, session], indent=2) + "\n", "utf-8")
+        if session["status"] not in (0, 1):
+            lines = _beside(folder, "err").read_text("utf-8").strip().splitlines()
+            raise StoreError(
+                f"the search with seed {seed} ended with {session['status']}: {lines[-1] if lines else ''}"
+            )
+        print(f"seed {seed}: {session['wall_s'] / 60:.1f} minutes", file=sys.stderr)
+    return folders
+
+
+def _session(folder: Path, arguments: Sequence[str], *, resumed: bool) -> dict[str, Any]:
+    output = _beside(folder, "out")
+    before = output.stat().st_size if output.exists() else 0
+    measured = measure(search_command(*arguments), output, _beside(folder, "err"))
+    told = output.read_bytes()[before:].decode(errors="replace")
+    finished = measured.status in (0, 1) and "continue: " not in told
+    return asdict(measured) | {"resumed": resumed, "finished": finished}
+
+
+def read_sessions(folder: Path) -> list[dict[str, Any]]:
+    """What was measured of a run, one entry for each time that it was started; empty if it was not made here."""
+    path = _sessions_path(folder)
+    return json.loads(path.read_text("utf-8")) if path.exists() else []
+
+
+def _sessions_path(folder: Path) -> Path:
+    return _beside(folder, "sessions.json")
+
+
+def _beside(folder: Path, ending: str) -> Path:
+    return folder.with_name(f"{folder.name}.{ending}")
+
+
 def descendants(pid: int) -> list[int]:
     """Processes that descend from this one, nearest first; those that have left the tree are not found."""
     found: list[int] = []
@@ -104,7 +162,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def is_server(pid: int) -> bool:
-    """Whether this is the server of jobs, and not a job that was forked from it: it leads a session it was born to."""
+    """Whether this is the server of jobs, and not a job that was forked from it and still has its command line."""
     with contextlib.suppress(OSError):
         command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
         parent = Path(f"/proc/{_status(pid)[1]}/cmdline").read_bytes().decode(errors="replace")

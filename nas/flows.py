@@ -16,11 +16,28 @@ from nas.space import SearchSpace
 from nas.store import Score, Store, write_file
 from nas.train.engine import plan, plan_to_plain
 
-PRELOAD = (*LOCAL_PRELOAD, "nas.admit.trace", "nas.admit.program", "nas.admit.skeleton", "nas.train.engine")
+PRELOAD = (
+    *LOCAL_PRELOAD,
+    "scipy.linalg",  # lowering an exported call looks LAPACK up there: a third of a second in every trainer
+    "jax.interpreters.mlir",
+    "jax.extend.mlir",
+    "jaxlib.mlir.dialects.stablehlo",
+    "nas.admit.trace",
+    "nas.admit.program",
+    "nas.admit.skeleton",
+    "nas.train.engine",
+    "nas.train.interpret",
+)
 """What a forkserver imports once, so that no job has to."""
 
 TRAIN_TIMEOUT_S = 3600.0
 TRAIN_MEMORY_BYTES = 8 << 30
+
+
+def preload(space: SearchSpace) -> tuple[str, ...]:
+    """Modules for the forkserver of this space: ours, and the space's own where it can be imported by name."""
+    module = space.task.loss.__module__
+    return PRELOAD if module.startswith("nas_space_") else (*PRELOAD, module)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from typing import Any
 
 from nas.execute import Job
 from nas.execute.local import LocalExecutor
-from nas.flows import PRELOAD, Place
+from nas.flows import Place, preload
 from nas.loop import Config, Search, stop_on_signals
 from nas.progress import View, make_view
 from nas.space import SearchSpace, SpaceError, canonical, digest, load, names
@@ -82,7 +82,7 @@ def _run(parsed: argparse.Namespace) -> int:
     view = make_view()
     try:
         _say_start(view, store, config, space, resumed=bool(parsed.resume))
-        with LocalExecutor(workers, PRELOAD, accelerators) as executor:
+        with LocalExecutor(workers, preload(space), accelerators) as executor:
             examples = _prepare(executor, store, reference)
             place = Place(
                 reference=reference, space=space, store=store, examples=examples, accelerators=len(accelerators),

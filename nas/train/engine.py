@@ -131,10 +131,16 @@ class Engine:
         params, state = tuple(leaves[: self.param_leaves]), tuple(leaves[self.param_leaves :])
         return params, state, self._fresh_optimizer(params)
 
+    def template(self) -> Any:
+        """Shapes and dtypes of a trial's carry: parameters, model state, optimiser state, step count."""
+        avals = [self._jax.ShapeDtypeStruct(a.shape, a.dtype) for a in self.artifacts["init"].out_avals]
+        params, state = tuple(avals[: self.param_leaves]), tuple(avals[self.param_leaves :])
+        opt = self._jax.eval_shape(self.optimizer(1.0, 0.0).init, params)
+        return params, state, opt, self._jax.ShapeDtypeStruct((), np.uint32)
+
     def _fresh_optimizer(self, params: tuple[np.ndarray, ...]) -> Any:
         """What `optimizer(...).init(params)` gives, without compiling a copy for each shape of array."""
-        shapes = self._jax.eval_shape(self.optimizer(1.0, 0.0).init, params)
-        zeros = self._jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+        zeros = self._jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), self.template()[2])
         return zeros._replace(
             b1=np.asarray(0.9, zeros.b1.dtype),
             step_count=np.asarray(1, np.int32),
@@ -385,14 +391,12 @@ def _begin(engine: Engine, trial: dict[str, Any], start: int, digest: str) -> tu
     """
     import jax
 
-    fresh = engine.init(trial["seed"])
-    leaves, tree = jax.tree.flatten((*fresh, np.uint32(0)))
-    done = 0
     if start:
+        template, tree = jax.tree.flatten(engine.template())
         with contextlib.suppress(checkpoint.CheckpointError):
-            leaves, _ = checkpoint.load(Path(trial["load"]), leaves, {"digest": digest, "step": start})
-            done = start
-    return done, jax.tree.map(jax.numpy.asarray, jax.tree.unflatten(tree, leaves))
+            leaves, _ = checkpoint.load(Path(trial["load"]), template, {"digest": digest, "step": start})
+            return start, jax.device_put(jax.tree.unflatten(tree, leaves))
+    return 0, jax.device_put((*engine.init(trial["seed"]), np.uint32(0)))
 
 
 def configure(cache: str | None) -> None:
