@@ -19,7 +19,7 @@ from nas.admit import Flow
 from nas.admit.gate import check
 from nas.execute import Event, Executor
 from nas.execute.local import LocalExecutor
-from nas.flows import PRELOAD, Outcome, Place, admission, first_rung
+from nas.flows import Outcome, Place, admission, first_rung, preload
 from nas.records import Trial, defaults
 from nas.space import Ladder, load, read_sources
 from nas.store import Store
@@ -34,7 +34,9 @@ STAGES = ("trace", "check", "start", "compile", "train", "evaluate", "checkpoint
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Admit and train the candidates; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.behind_wall", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.behind_wall", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--space", default="mnist1d", help="reference of the space (mnist1d)")
     parser.add_argument("--data", type=Path, required=True, help="folder with the training and validation arrays")
     parser.add_argument("--candidates", type=int, default=24, help="how many of the frozen candidates (24)")
@@ -73,7 +75,7 @@ def measure(
         boot = boot or _children_cpu_s()
         events.append(event)
 
-    with LocalExecutor(workers, PRELOAD) as executor:
+    with LocalExecutor(workers, preload(space)) as executor:
         place = Place(reference=reference, space=space, store=store, examples=examples)
         sources = list(read_sources(CANDIDATES).values())[:candidates]
         outcomes = drive_all(executor, [_way(place, slot, source) for slot, source in enumerate(sources)], heard)

@@ -3,11 +3,12 @@
     python -m benchmarks.kill --kills 10 --budget 30 --json kill.json
 
 One search runs undisturbed. Another one, with the same arguments, has its coordinator ended by SIGKILL at random
-moments and is continued at once, while what the dead one left behind may still be ending. The moments are drawn evenly
-over the time that the undisturbed search took plus one start for every kill, so that they fall into starts, replays
-and the work itself. At the end the canonical forms of both stores (`python -m nas.store dump`) must be equal, line by
-line, and no trial may have two scores at one rung. What a kill costs is counted: the tasks that were decided and had
-no outcome, and the jobs that were running and have to run again.
+moments and is continued at once, while what the dead one left behind may still be ending. A moment is a number of
+tasks that have ended, drawn evenly over those of the undisturbed search, and a delay after it of up to what a start
+takes: so kills fall into work, and, where two moments are close, into starts and replays. At the end the canonical
+forms of both stores (`python -m nas.store dump`) must be equal, line by line, and no trial may have two scores at one
+rung. What a kill costs is counted: the tasks that were decided and had no outcome, and the jobs that were running and
+have to run again.
 
 Exit status: 0 if the stores are equal, 1 if they differ, 2 if a search could not be run.
 """
@@ -23,13 +24,16 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise, zip_longest
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks import report
 from benchmarks.process import cpu_seconds, descendants, is_server, search_command
 from nas.store import Store, StoreError, dump
+
+POLL_S = 0.1
+"""Time between two looks at the store [s]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,18 +55,24 @@ class Kill:
     lost_cpu_s: float
 
 
-def moments(duration_s: float, start_s: float, kills: int, seed: int) -> list[float]:
-    """How long each session lasts until it is killed [s].
+class Moment(NamedTuple):
+    """When to kill: so long after so many tasks have ended."""
+
+    tasks: int
+    delay_s: float
+
+
+def moments(tasks: int, start_s: float, kills: int, seed: int) -> list[Moment]:
+    """Draw when to kill, in order.
 
     Args:
-      duration_s: what the undisturbed search took.
-      start_s: until it had decided its first task, which every session spends anew.
+      tasks: of the undisturbed search.
+      start_s: what it took until it had decided its first task.
       kills: how many.
       seed: of the draw.
     """
     rng = random.Random(seed)
-    ends = sorted(rng.uniform(0.0, duration_s + kills * start_s) for _ in range(kills))
-    return [later - earlier for earlier, later in pairwise([0.0, *ends])]
+    return sorted(Moment(rng.randrange(max(tasks, 1)), rng.uniform(0.0, start_s)) for _ in range(kills))
 
 
 def run_undisturbed(command: Sequence[str], folder: Path, errors: Path) -> tuple[float, float]:
@@ -72,23 +82,26 @@ def run_undisturbed(command: Sequence[str], folder: Path, errors: Path) -> tuple
     while process.poll() is None:
         if not start_s and _counts(folder) != (0, 0):
             start_s = time.monotonic() - began
-        time.sleep(0.1)
+        time.sleep(POLL_S)
     _must_have_worked(process.returncode, errors)
     return time.monotonic() - began, start_s
 
 
-def run_killed(command: Sequence[str], folder: Path, errors: Path, sessions_s: Sequence[float]) -> list[Kill]:
-    """Run a search, kill and continue it after each of these times, and let it end.
+def run_killed(command: Sequence[str], folder: Path, errors: Path, when: Sequence[Moment]) -> list[Kill]:
+    """Run a search, kill and continue it at each of these moments, and let it end.
 
-    A session that has no run to continue begins anew: the kill came before there was one.
+    A session that has no run to continue begins anew: the kill came before there was one. If the search ends before it
+    is killed, the moments that are left are dropped.
     """
     kills = []
-    for after_s in sessions_s:
-        process = _start(_continued(command, folder), errors)
+    for moment in when:
+        process, began = _start(_continued(command, folder), errors), time.monotonic()
+        while process.poll() is None and _counts(folder)[0] < moment.tasks:
+            time.sleep(POLL_S)
         try:
-            process.wait(after_s)
+            process.wait(moment.delay_s)
         except subprocess.TimeoutExpired:
-            kills.append(_kill(process, folder, after_s))
+            kills.append(_kill(process, folder, time.monotonic() - began))
             continue
         _must_have_worked(process.returncode, errors)
         break
@@ -192,8 +205,8 @@ def run(kills: int, budget: int, space: str, seed: int, folder: Path) -> dict[st
     duration_s, start_s = run_undisturbed(commands["undisturbed"], runs["undisturbed"], errors["undisturbed"])
     print(f"undisturbed: {duration_s:.0f} s, of which {start_s:.0f} s to start", file=sys.stderr)
     began = time.monotonic()
-    sessions_s = moments(duration_s, start_s, kills, seed)
-    made = run_killed(commands["killed"], runs["killed"], errors["killed"], sessions_s)
+    tasks, _ = _counts(runs["undisturbed"])
+    made = run_killed(commands["killed"], runs["killed"], errors["killed"], moments(tasks, start_s, kills, seed))
     killed_s = time.monotonic() - began
     different = differences(runs["undisturbed"], runs["killed"])
     return {
@@ -201,7 +214,7 @@ def run(kills: int, budget: int, space: str, seed: int, folder: Path) -> dict[st
         "start_s": start_s,
         "killed_s": killed_s,
         "kills": [asdict(kill) for kill in made],
-        "tasks": _counts(runs["undisturbed"])[0],
+        "tasks": tasks,
         "jobs_again": sum(kill.jobs for kill in made),
         "doubled": doubled(runs["killed"]),
         "lines": len(_lines(runs["undisturbed"])),

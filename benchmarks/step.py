@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks import report, unlimited
 from nas.admit import Admitted
 from nas.execute.local import LocalExecutor
-from nas.flows import PRELOAD
+from nas.flows import preload
 from nas.train.engine import Engine, plan, rows_for
 
 TARGET = 1.05
@@ -30,7 +30,7 @@ TARGET = 1.05
 NUMBERS = {"lr": 0.03, "wd": 0.01, "seed": 1}
 AGREE_STEPS = 50
 AGREE = 0.02
-"""Steps after which the mean losses of both sides may differ by this share at most; rounding grows from step to step."""
+"""Steps after which the mean losses may differ by this share at most; rounding grows from step to step."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     os.environ.setdefault("NPROC", "1")
     os.environ["JAX_PLATFORMS"] = "cpu"
-    with LocalExecutor(workers=1, preload=PRELOAD) as executor:
+    with LocalExecutor(workers=1, preload=preload(unlimited.SPACE)) as executor:
         admitted = {name: unlimited.admit_network(executor, name) for name in parsed.networks}
     figures = {}
     for name, found in admitted.items():
@@ -60,7 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     columns = ["network", "mode", "engine CPU ms", "by hand", "engine wall ms", "by hand", "CPU ratio", "middle half"]
     print(report.table([*columns, "wall ratio", f"≤ {TARGET}"], rows))
     if parsed.json:
-        settings = {"repeats": parsed.repeats, "seconds": parsed.seconds, "target": TARGET, "nproc": os.environ["NPROC"]}
+        settings = {
+            "repeats": parsed.repeats,
+            "seconds": parsed.seconds,
+            "target": TARGET,
+            "nproc": os.environ["NPROC"],
+        }
         report.write(parsed.json, "step", settings, figures)
     return 0
 
@@ -134,7 +139,9 @@ def _check_agreement(name: str, engines: dict[str, Engine]) -> None:
         _, losses = engine.train(NUMBERS, 0, AGREE_STEPS, _carry(engine))
         found[side] = float(np.mean(losses))
     one, other = found.values()
-    assert abs(one - other) <= AGREE * abs(other), f"{name}: mean losses {json.dumps(found)} are not those of one network"
+    assert abs(one - other) <= AGREE * abs(other), (
+        f"{name}: mean losses {json.dumps(found)} are not those of one network"
+    )
 
 
 class _Turn:

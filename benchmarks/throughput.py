@@ -131,7 +131,9 @@ def _run(commands: Sequence[Sequence[str]], at_once: int) -> list[tuple[Any, flo
       RuntimeError: one failed; the message ends with its last line.
     """
     environment = {name: value for name, value in os.environ.items() if name not in COLD} | {"JAX_PLATFORMS": "cpu"}
-    waiting, running, ended = list(enumerate(commands)), {}, {}
+    waiting = list(enumerate(commands))
+    running: dict[int, tuple[int, Path, subprocess.Popen[bytes]]] = {}
+    ended: dict[int, tuple[Any, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         while waiting or running:
             while waiting and len(running) < at_once:
@@ -209,15 +211,16 @@ def _sentence(one: Mapping[str, float], three: Mapping[str, float]) -> str:
     step, evaluation = one["compile"] - again["compile"], one["evaluate"] - again["evaluate"]
     rest = sum(one[name] for name in ("start", "process", "boot", "server", "coordinator", "checkpoint"))
     total = sum(one.values())
+    shorter = total / (one["compile"] + one["train"] + one["evaluate"])
     return (
         f"One draw takes {total:.2f} CPU s: lowering and compiling the step {step:.2f}, compiling the evaluation "
         f"{evaluation:.2f}, initialising {again['compile']:.2f}, training {one['train']:.2f}, evaluating "
         f"{again['evaluate']:.2f}, tracing {one['trace']:.2f}, checking {one['check']:.2f}. The rest, {rest:.2f} s or "
         f"{100 * rest / total:.0f} %, is processes: the server's imports {one['boot']:.2f} and its forks "
-        f"{one['server']:.2f} (shared by all candidates), opening a backend and reading the program {one['start']:.2f}, "
-        f"starting and leaving {one['process']:.2f}, the coordinator {one['coordinator']:.2f}, checkpoints "
-        f"{one['checkpoint']:.2f}. With everything but compilation, training and evaluation gone the ratio would be "
-        f"{total / (one['compile'] + one['train'] + one['evaluate']):.2f} times what it is: for more, compile less."
+        f"{one['server']:.2f} (shared by all candidates), opening a backend and reading the program "
+        f"{one['start']:.2f}, starting and leaving {one['process']:.2f}, the coordinator {one['coordinator']:.2f}, "
+        f"checkpoints {one['checkpoint']:.2f}. With nothing but compilation, training and evaluation left, the ratio "
+        f"would be {shorter:.2f} times what it is; beyond that, only compiling less helps."
     )
 
 

@@ -70,10 +70,8 @@ def battery(reference: str, executor: Executor | None = None) -> Iterator[Findin
     space, reference = load(reference), canonical(reference)
     apart: dict[str, Any] = {}
     splits: dict[str, Split] = {}
-    for stage in (_declarations(space), _process(reference, apart), _data(space, splits, apart)):
-        if (yield from _run(stage)):
-            return
-    for stage in (_functions(space, splits), _proposals(space)):
+    stages = (_declarations(space), _process(reference, apart), _data(space, splits, apart))
+    for stage in (*stages, _functions(space, splits), _proposals(space)):  # generators: none has run yet
         if (yield from _run(stage)):
             return
     with tempfile.TemporaryDirectory(prefix="nas-testing-") as folder:

@@ -309,7 +309,7 @@ REJECTED: dict[tuple[str, str], Callable[[], Program | Failure]] = {
     ("trace/error", "'list'"): lambda: _admit(
         _block("return self.layers[0](x)", "self.layers = [nnx.Linear(spec.width, spec.width, rngs=rngs)]"), "Block"
     ),
-    ("trace/error", "Too many leaves"): lambda: _admit(
+    ("trace/error", "plain array on self"): lambda: _admit(
         _block("return self.layer(x) + self.ramp[:, None]", "self.ramp = jnp.arange(spec.length) / spec.length"),
         "Block",
     ),

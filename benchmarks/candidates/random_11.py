@@ -14,5 +14,5 @@ class Model(nnx.Module):
         h = jax.nn.gelu(self.patches_0(x.reshape(x.shape[0], -1, 2 * x.shape[2])))
         padded = jnp.pad(h, ((0, 0), (5 // 2, 5 // 2), (0, 0)))
         near = sum(self.separable_convolution_1_taps[i] * padded[:, i : i + h.shape[1]] for i in range(5))
-        h = h + jax.nn.gelu(self.separable_convolution_1_point(near))
+        h = h + jax.nn.gelu(self.separable_convolution_1_point(near))  # type: ignore
         return self.mean_2(h.mean(axis=1))

@@ -15,7 +15,7 @@ class Model(nnx.Module):
         h = jax.nn.tanh(self.patches_0(x.reshape(x.shape[0], -1, 2 * x.shape[2])))
         padded = jnp.pad(h, ((0, 0), (9 // 2, 9 // 2), (0, 0)))
         near = sum(self.separable_convolution_1_taps[i] * padded[:, i : i + h.shape[1]] for i in range(9))
-        h = h + jax.nn.tanh(self.separable_convolution_1_point(near))
+        h = h + jax.nn.tanh(self.separable_convolution_1_point(near))  # type: ignore
         h = h + h + jnp.roll(h, -2, axis=1)
         h = jax.nn.tanh(self.pointwise_3(h))
         return self.mean_4(h.mean(axis=1))

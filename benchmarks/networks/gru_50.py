@@ -5,9 +5,7 @@ from nas.api import jnp, lax, nnx
 
 class Model(nnx.Module):
     def __init__(self, spec, hp, *, rngs):
-        self.cell = nnx.GRUCell(
-            spec.channels, 50, recurrent_kernel_init=nnx.initializers.lecun_normal(), rngs=rngs
-        )
+        self.cell = nnx.GRUCell(spec.channels, 50, recurrent_kernel_init=nnx.initializers.lecun_normal(), rngs=rngs)
         self.head = nnx.Linear(50, spec.classes, rngs=rngs)
 
     def __call__(self, x):  # (B, T, C) -> (B, classes)

@@ -204,7 +204,10 @@ class Reader:
         for key in held:
             if "." in key:
                 raise Rejected("attribute", f"an operation carries the attribute {key}; leave out what asks for it")
-            attributes[key] = held[key]
+            try:
+                attributes[key] = held[key]
+            except TypeError:  # a complex constant, for which the bindings have no class: its text stands for it
+                attributes[key] = raw.get_asm().partition("stablehlo.constant ")[2].strip()
         operands = tuple([numbers[value] for value in raw.operands])
         results = tuple([self._number(module, value, numbers) for value in raw.results])
         blocks = tuple([self._block(module, region, numbers, depth + 1) for region in raw.regions])
@@ -273,7 +276,7 @@ def _not_allowed(name: str) -> Rejected:
 def _is_splat(ir: Any, value: Any) -> bool:
     try:
         return ir.DenseElementsAttr(value).is_splat
-    except ValueError:  # complex constants have no such view
+    except (ValueError, TypeError):  # complex constants have no such view
         written = str(value)
         if not written.startswith("dense<"):
             raise Rejected(
