@@ -193,6 +193,17 @@ def test_dropout_is_off_and_statistics_are_still_when_evaluating(traced: Any) ->
     assert any((a != b).any() for a, b in zip(leaves(carry[1]), leaves(start(built)[1]), strict=True))
 
 
+def test_running_statistics_belong_to_the_averaged_weights(traced: Any) -> None:
+    """Spoilt statistics are of little consequence to the score, and training goes on from its own."""
+    built = engine(blobs_of(EVERYTHING.replace("BatchNorm(16,", "BatchNorm(16, momentum=0.9,")))
+    carry, _ = built.train(NUMBERS, 0, 200, start(built))
+    spoilt = jax.tree.map(lambda leaf: leaf + 3.0, carry[1])
+    assert built.evaluate((carry[0], spoilt, *carry[2:]))[1] > built.evaluate(carry)[1] - 0.1
+    before = leaves(carry[1])
+    built.evaluate(carry)
+    assert all((a == b).all() for a, b in zip(before, leaves(carry[1]), strict=True))
+
+
 def test_auxiliary_loss_is_trained_on_but_bounded(traced: Any) -> None:
     weighted = EVERYTHING.replace("0.1 * (h ** 2)", "1000.0 + 0.1 * (h ** 2)")
     plain = EVERYTHING.replace("self.down(h), 0.1 * (h ** 2).mean()", "self.down(h)")

@@ -47,6 +47,8 @@ class Plan:
 
 SHORT_RUNG = 500
 """Training steps of the first rung up to which a cheaper compilation pays for a slower step."""
+CALIBRATION = 100
+"""Training batches on which running statistics are collected before an evaluation."""
 SMALL_EVALUATION = 2e9
 """FLOPs of one evaluation up to which compiling it without optimisation is cheaper."""
 
@@ -114,6 +116,7 @@ class Engine:
         self.data = (jnp.asarray(train.inputs), jnp.asarray(train.targets))
         self._step: Any = None
         self._evaluate: Any = None
+        self._calibrate: Any = None
         self._jax = jax
 
     # The optimiser is made where its numbers are traced, so the learning rate is an argument and not a constant.
@@ -247,14 +250,21 @@ class Engine:
         return carry, [float(loss) for loss in losses]
 
     def evaluate(self, carry: Any) -> tuple[float, float]:
-        """Mean loss and mean score on the validation split, at the optimiser's averaged weights."""
+        """Mean loss and mean score on the validation split, at the optimiser's averaged weights.
+
+        Running statistics (BatchNorm) were collected at the weights that are trained, which are not the averaged ones;
+        so they are collected anew at those, on `CALIBRATION` training batches, and only for this evaluation.
+        """
         import jax
 
+        params, state, opt, _ = carry
+        if state:
+            state = self._calibrated(params, state, opt)
         if self._evaluate is None:
-            lowered = jax.jit(self._evaluation()).lower(*carry[:3], *self._batch(0))
+            lowered = jax.jit(self._evaluation()).lower(params, state, opt, *self._batch(0))
             self._evaluate = self._timed_compile(lowered, self.how.eval_level)
         count = len(self.validation.inputs) // self.space.recipe.eval_batch
-        sums = [self._evaluate(*carry[:3], *self._batch(index)) for index in range(count)]
+        sums = [self._evaluate(params, state, opt, *self._batch(index)) for index in range(count)]
         examples = count * self.space.recipe.eval_batch
         return sum(float(s[0]) for s in sums) / examples, sum(float(s[1]) for s in sums) / examples
 
@@ -264,11 +274,28 @@ class Engine:
         call, task = self.artifacts["eval"].call, self.space.task
 
         def evaluation(params: Any, state: Any, opt: Any, x: Any, y: Any) -> Any:
-            average = contrib.schedule_free_eval_params(opt, params)
-            output = call(average, state, x)
+            output = call(contrib.schedule_free_eval_params(opt, params), state, x)
             return task.loss(output, y).sum(), task.score(output, y).sum()
 
         return evaluation
+
+    def _calibrated(self, params: Any, state: Any, opt: Any) -> Any:
+        """The model's state after passing training batches through it at the averaged weights."""
+        import jax
+        from optax import contrib
+
+        forward = self.artifacts["forward"].call
+
+        def collect(params: Any, state: Any, opt: Any, inputs: Any, rows: Any, step: Any) -> Any:
+            return forward(contrib.schedule_free_eval_params(opt, params), state, inputs[rows], step)[2]
+
+        rows = rows_for(0, 0, CALIBRATION, self.count, self.space.recipe.batch)
+        if self._calibrate is None:
+            lowered = jax.jit(collect).lower(params, state, opt, self.data[0], rows[0], np.uint32(0))
+            self._calibrate = self._timed_compile(lowered, self.how.train_level)
+        for step, row in enumerate(rows):
+            state = self._calibrate(params, state, opt, self.data[0], row, np.uint32(step))
+        return state
 
     def _batch(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         size = self.space.recipe.eval_batch
