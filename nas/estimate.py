@@ -90,7 +90,7 @@ def _payload(
     facts = admitted.facts
     how = plan(frozenset(facts["traits"]), facts["cost"]["flops"], space, examples, "cpu")
     path = folder / facts["digest"]
-    write_file(path, msgpack.packb(dict(admitted.blobs)))
+    write_file(path, msgpack.packb(dict(admitted.blobs)) or b"")
     middle = defaults(space.recipe.tunables)
     trial = {"id": 0, "seed": 0, "lr": middle["lr"], "wd": middle["wd"], "load": None, "save": None}
     payload = {

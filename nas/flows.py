@@ -77,7 +77,7 @@ class Place:
         facts = dict(admitted.facts)
         path = self.store.program_path(facts["digest"])
         if not path.exists():
-            write_file(path, msgpack.packb(dict(admitted.blobs)))
+            write_file(path, msgpack.packb(dict(admitted.blobs)) or b"")
         traits, flops = frozenset(facts["traits"]), facts["cost"]["flops"]
         return facts | {"plan": plan_to_plain(plan(traits, flops, self.space, self.examples, self.platform))}
 

@@ -257,6 +257,11 @@ def _bar(done: int, running: int, total: int, cells: int, text: str) -> Text:
     return Text.assemble(*drawn, f"  {text}")
 
 
+def plain_console(stream: TextIO) -> Console:
+    """A console that reads no markup, emoji or highlighting into what it is given."""
+    return Console(file=stream, markup=False, highlight=False, emoji=False)
+
+
 def one_line(text: str) -> str:
     """Make text that anybody may have written safe to print: one line, without control or invisible characters."""
     return " ".join(visible(text).split())

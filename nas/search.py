@@ -200,11 +200,12 @@ def _prepare(executor: LocalExecutor, store: Store, reference: str) -> int:
 
 def _end(store: Store, finished: bool, *, stopped: bool) -> int:
     """Print the table, and how to go on."""
-    from nas import leaderboard
+    from nas.leaderboard import write_table
+    from nas.standings import board, read
 
     reader = Store(store.folder)
     scored = any(score.point for score in reader.scores())
-    leaderboard.write_table(leaderboard.board(leaderboard.read(reader)), sys.stdout)
+    write_table(board(read(reader)), sys.stdout)
     print(f"run: {store.folder} ({reader.disk_bytes() / 2**20:.0f} MiB)")
     reader.close()
     if not finished:

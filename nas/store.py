@@ -26,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
 from nas.records import Candidate, Failure, Point, Trial, to_plain, tunable_from_plain
 
@@ -167,7 +169,7 @@ class Store:
         self.url = url or f"sqlite:///file:{self.path}?uri=true{mode}"
         self.engine = sa.create_engine(self.url)
         if self.url.startswith("sqlite"):
-            sa.event.listen(self.engine, "connect", _pragmas if write else _read_pragmas)
+            event.listen(self.engine, "connect", _pragmas if write else _read_pragmas)
         with self._friendly():
             if write:
                 _tables.create_all(self.engine)
@@ -203,7 +205,7 @@ class Store:
 
     def close(self) -> None:
         """Fold the log into the database file, so that it can be copied, and let go of the lock."""
-        with contextlib.suppress(sa.exc.SQLAlchemyError):
+        with contextlib.suppress(SQLAlchemyError):
             if self._lock is not None and self.url.startswith("sqlite"):
                 with self.engine.connect() as connection:
                     connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -337,7 +339,7 @@ class Store:
     def _friendly(self) -> Iterator[None]:
         try:
             yield
-        except sa.exc.DatabaseError as error:
+        except DatabaseError as error:
             reason = " ".join(str(error.orig).split())
             remedy = "free some space" if "full" in reason else "mend or remove the file"
             remedy = "wait and try again" if "locked" in reason else remedy

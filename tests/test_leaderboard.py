@@ -18,19 +18,9 @@ from rich.cells import cell_len
 
 from nas import leaderboard
 from nas.judge.noise import seed_sigma
-from nas.leaderboard import (
-    board,
-    caption,
-    main,
-    rank,
-    read,
-    reference,
-    summary,
-    to_csv,
-    to_json,
-    to_markdown,
-)
+from nas.leaderboard import caption, main, summary, to_csv, to_json, to_markdown
 from nas.records import Candidate, Choice, Failure, Point, Trial
+from nas.standings import Records, board, rank, read, reference, samples
 from nas.store import Entry, Score, Store, Task
 
 STEPS = (250, 1000, 4000)
@@ -160,13 +150,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def read_run(folder: Path) -> leaderboard.Records:
+def read_run(folder: Path) -> Records:
     with contextlib.closing(Store(folder)) as store:
         return read(store)
 
 
 @pytest.fixture(scope="module")
-def records(run: Path) -> leaderboard.Records:
+def records(run: Path) -> Records:
     return read_run(run)
 
 
@@ -184,15 +174,15 @@ def shown(run: Path, candidate: int) -> str:
     return out.getvalue()
 
 
-def change(records: leaderboard.Records, **fields: Any) -> leaderboard.Records:
+def change(records: Records, **fields: Any) -> Records:
     old = {name: getattr(records, name) for name in ("config", "tasks", "entries", "trials", "scores")}
-    return leaderboard.Records(**old | fields)
+    return Records(**old | fields)
 
 
 # ---- rows
 
 
-def test_baseline_is_the_mean_of_the_seeds_that_share_numbers(records: leaderboard.Records) -> None:
+def test_baseline_is_the_mean_of_the_seeds_that_share_numbers(records: Records) -> None:
     (row,) = [row for row in rank(records) if row.name == "gru"]
     seeds = [t.id for t in records.trials if t.candidate == row.candidate and t.recipe["lr"] == 0.03]
     values = [s.point.score for s in records.scores if s.trial in seeds and s.rung == 2 and s.point]
@@ -202,7 +192,7 @@ def test_baseline_is_the_mean_of_the_seeds_that_share_numbers(records: leaderboa
     assert against.noise.degrees == 8 and against.name == "gru"
 
 
-def test_rows_are_ordered_by_rung_then_score_and_name_each_candidate_once(records: leaderboard.Records) -> None:
+def test_rows_are_ordered_by_rung_then_score_and_name_each_candidate_once(records: Records) -> None:
     rows = rank(records)
     assert [(row.rung, row.score) for row in rows] == sorted(((row.rung, row.score) for row in rows), reverse=True)
     scored = {t.candidate for t in records.trials for s in records.scores if s.trial == t.id and s.point}
@@ -210,7 +200,7 @@ def test_rows_are_ordered_by_rung_then_score_and_name_each_candidate_once(record
     assert [row.rank for row in rows] == list(range(1, len(rows) + 1))
 
 
-def test_candidate_stands_by_its_best_trial_at_its_highest_rung(records: leaderboard.Records) -> None:
+def test_candidate_stands_by_its_best_trial_at_its_highest_rung(records: Records) -> None:
     for row in rank(records):
         if row.arm != "baseline":
             mine = {t.id for t in records.trials if t.candidate == row.candidate}
@@ -218,7 +208,7 @@ def test_candidate_stands_by_its_best_trial_at_its_highest_rung(records: leaderb
             assert (row.rung, row.score) == max(points)
 
 
-def test_lower_is_better_turns_order_and_delta(records: leaderboard.Records) -> None:
+def test_lower_is_better_turns_order_and_delta(records: Records) -> None:
     rows = rank(change(records, config={**records.config, "maximize": False}))
     assert [(-row.rung, row.score) for row in rows] == sorted((-row.rung, row.score) for row in rows)
     best = next(row for row in rows if row.name == "linear")
@@ -226,7 +216,7 @@ def test_lower_is_better_turns_order_and_delta(records: leaderboard.Records) -> 
     assert all(row.delta is None or (row.delta > 0) == (row.score < best.score) for row in rows if row.rung == 2)
 
 
-def test_delta_is_in_sigmas_of_the_baselines_at_the_same_rung(records: leaderboard.Records) -> None:
+def test_delta_is_in_sigmas_of_the_baselines_at_the_same_rung(records: Records) -> None:
     row = next(row for row in rank(records) if row.rung == 1)
     baselines = [e.candidate.id for e in records.entries if e.candidate.arm == "baseline"]
     groups = [
@@ -239,7 +229,7 @@ def test_delta_is_in_sigmas_of_the_baselines_at_the_same_rung(records: leaderboa
     assert row.delta == pytest.approx((row.score - max(map(fmean, groups))) / noise.sigma)
 
 
-def test_delta_is_missing_where_no_baseline_has_several_seeds(records: leaderboard.Records) -> None:
+def test_delta_is_missing_where_no_baseline_has_several_seeds(records: Records) -> None:
     kept = [s for s in records.scores if s.rung < 2 or s.trial not in (4, 5, 9, 10, 14, 15, 19, 20)]
     found = board(change(records, scores=kept))
     assert all((row.delta is None) == (row.rung == 2) for row in found.rows)
@@ -247,13 +237,13 @@ def test_delta_is_missing_where_no_baseline_has_several_seeds(records: leaderboa
     assert "–" in table(found, 80)
 
 
-def test_baseline_with_one_seed_is_no_reference(records: leaderboard.Records) -> None:
+def test_baseline_with_one_seed_is_no_reference(records: Records) -> None:
     kept = [s for s in records.scores if s.rung < 2 or s.trial not in (19, 20)]
     found = reference(change(records, scores=kept), 2)
     assert found is not None and found.name == "cnn" and found.noise.degrees == 6
 
 
-def test_scores_that_are_not_numbers_have_no_row(records: leaderboard.Records) -> None:
+def test_scores_that_are_not_numbers_have_no_row(records: Records) -> None:
     broken = [score(s.trial, s.rung, s.slot, math.nan) for s in records.scores]
     assert rank(change(records, scores=broken)) == ()
 
@@ -261,7 +251,7 @@ def test_scores_that_are_not_numbers_have_no_row(records: leaderboard.Records) -
 # ---- caption
 
 
-def test_summary_compares_and_does_not_claim(records: leaderboard.Records) -> None:
+def test_summary_compares_and_does_not_claim(records: Records) -> None:
     found = board(records)
     best = next(row for row in found.rows if row.arm != "baseline")
     text = summary(found)
@@ -270,7 +260,7 @@ def test_summary_compares_and_does_not_claim(records: leaderboard.Records) -> No
     assert text.endswith(f"one seed, chosen as the best of {sum(r.arm != 'baseline' for r in found.rows)}: unconfirmed")
 
 
-def test_caption_counts_rejections_failures_and_arms(records: leaderboard.Records) -> None:
+def test_caption_counts_rejections_failures_and_arms(records: Records) -> None:
     text = "\n".join(caption(board(records)))
     assert "rejected 5: trace/shape 3, gate/import 2" in text
     assert "failed trials 4: train/diverged 4" in text
@@ -279,19 +269,19 @@ def test_caption_counts_rejections_failures_and_arms(records: leaderboard.Record
     assert "search score, unconfirmed" in text
 
 
-def test_spent_counts_admitted_candidates_without_baselines(records: leaderboard.Records) -> None:
+def test_spent_counts_admitted_candidates_without_baselines(records: Records) -> None:
     assert board(records).spent == 24
 
 
-def test_draws_of_the_tune_arm_are_compared_as_its_own(records: leaderboard.Records) -> None:
-    arms = [sample.arm for sample in leaderboard.samples(records)]
+def test_draws_of_the_tune_arm_are_compared_as_its_own(records: Records) -> None:
+    arms = [sample.arm for sample in samples(records)]
     assert arms.count("tune") == 1 and "baseline" not in arms and len(arms) == 24 * 3 + 1
 
 
-def test_draws_that_the_machine_lost_are_not_held_against_an_arm(records: leaderboard.Records) -> None:
+def test_draws_that_the_machine_lost_are_not_held_against_an_arm(records: Records) -> None:
     lost = Failure(stage="machine", rule="lost", message="its process died", blame="machine")
     scores = [score(s.trial, 0, s.slot, lost if number % 2 else 0.5) for number, s in enumerate(records.scores)]
-    found = leaderboard.samples(change(records, scores=scores))
+    found = samples(change(records, scores=scores))
     assert found and all(sample.score == 0.5 for sample in found)
 
 
@@ -299,20 +289,20 @@ def test_draws_that_the_machine_lost_are_not_held_against_an_arm(records: leader
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 200])
-def test_table_fits_the_terminal(records: leaderboard.Records, width: int) -> None:
+def test_table_fits_the_terminal(records: Records, width: int) -> None:
     lines = table(board(records), width).splitlines()
     assert max(cell_len(line) for line in lines) <= width
     assert any("evolution" in line and "●●●" in line for line in lines)
 
 
-def test_table_of_80_columns_has_whole_headings_and_names(records: leaderboard.Records) -> None:
+def test_table_of_80_columns_has_whole_headings_and_names(records: Records) -> None:
     lines = table(board(records), 80).splitlines()
     header = next(line for line in lines if "idea or name" in line)
     assert header.split() == ["#", "id", "idea", "or", "name", "arm", "rung", "score", "n", "Δσ", "params"]
     assert "params  FLOPs      lr  parents" in table(board(records), 140)
 
 
-def test_top_keeps_the_baselines_and_says_what_is_missing(records: leaderboard.Records) -> None:
+def test_top_keeps_the_baselines_and_says_what_is_missing(records: Records) -> None:
     text = table(board(records), 80, top=1)
     assert sum(" baseline " in line and "●●●" in line for line in text.splitlines()) == 4
     assert "22 more candidates are not shown" in text
@@ -334,14 +324,14 @@ def test_hostile_text_does_nothing(run: Path, form: str) -> None:
 
 
 @pytest.mark.parametrize("idea", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\x00=1"])
-def test_csv_holds_no_formula(records: leaderboard.Records, idea: str) -> None:
+def test_csv_holds_no_formula(records: Records, idea: str) -> None:
     entries = [Entry(candidate=Candidate(id=e.candidate.id, source="", idea=idea, arm=e.candidate.arm, operator=idea),
                      slot=e.slot, failure=None, program=None) for e in records.entries]  # fmt: skip
     rows = list(csv.DictReader(io.StringIO(to_csv(board(change(records, entries=entries))))))
     assert len(rows) == 27 and all(row["name"][0] == "'" for row in rows)
 
 
-def test_csv_has_fixed_digits_and_all_rows(records: leaderboard.Records) -> None:
+def test_csv_has_fixed_digits_and_all_rows(records: Records) -> None:
     rows = list(csv.DictReader(io.StringIO(to_csv(board(records)))))
     assert len(rows) == 27 and all(re.fullmatch(r"\d\.\d{4}", row["search_score"]) for row in rows)
     assert rows[0]["parents"] == "4 15" and all(row["delta_sigmas"] for row in rows)
@@ -354,7 +344,7 @@ def test_equal_runs_print_the_same_bytes(run: Path, tmp_path: Path) -> None:
         assert form(first) == form(second)
 
 
-def test_no_color_is_honoured(records: leaderboard.Records, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_color_is_honoured(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)

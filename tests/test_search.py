@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from nas.history import History
-from nas.leaderboard import board, read
 from nas.search import main
 from nas.space import load
+from nas.standings import board, read
 from nas.store import Store, dump
 
 RINGS = str(Path(__file__).parent / "spaces" / "rings.py")

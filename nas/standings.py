@@ -1,0 +1,308 @@
+"""What a run's store says, as rows to rank: one for each candidate, by its best trial, the baselines among them.
+
+In goes a store, read only, also while a search writes it; out come frozen records. Nothing is printed here. Baselines
+stand by the mean over their seeds; everything else by one trial, chosen because it was the best, which is partly luck.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
+
+from nas.judge.lift import Lift, Sample, lifts
+from nas.judge.noise import SeedNoise, seed_sigma
+from nas.progress import one_line
+from nas.records import Failure, Trial
+from nas.store import Entry, Score, Store, StoreError, Task
+
+_CONFIG = ("space_name", "space_version", "metric", "maximize", "decimals", "ladder", "budget")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """What scores at one rung are compared with: the best baseline there.
+
+    Attributes:
+      name: the baseline's.
+      score: mean over its seeds.
+      error: standard error of the mean, sigma / sqrt(seeds).
+      seeds: how many.
+      noise: over all baselines.
+    """
+
+    name: str
+    score: float
+    error: float
+    seeds: int
+    noise: SeedNoise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A candidate on the leaderboard.
+
+    Attributes:
+      rank: place among all rows, from 1.
+      candidate: its id.
+      name: a baseline's name, else the idea; one line, safe to print.
+      arm: who wrote it; `baseline` marks the baselines.
+      rung: index of the highest rung at which it has a score.
+      score: of its best trial there; of a baseline the mean over its seeds.
+      error: standard error of a baseline's mean; None for one seed, or if the noise is not known.
+      seeds: how many seeds the score is the mean of.
+      delta: how much better than the best baseline at the same rung, in sigmas of a seed; None if not comparable.
+      trial: whose score it is; of a baseline the first of its seeds.
+      params: number of trainable numbers.
+      flops: floating-point operations of one inference on one example.
+      lr: learning rate of the trial.
+      parents: ids of the candidates it was made from.
+    """
+
+    rank: int = 0
+    candidate: int
+    name: str
+    arm: str
+    rung: int
+    score: float
+    error: float | None = None
+    seeds: int = 1
+    delta: float | None = None
+    trial: int
+    params: int | None
+    flops: int | None
+    lr: float | None
+    parents: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """What one proposer did: proposals, those rejected, draws it asked for, and its lift over `random` if known."""
+
+    name: str
+    proposed: int
+    rejected: int
+    draws: int
+    lift: Lift | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Records:
+    """A run's tables in memory."""
+
+    config: Mapping[str, Any]
+    tasks: Sequence[Task]
+    entries: Sequence[Entry]
+    trials: Sequence[Trial]
+    scores: Sequence[Score]
+
+    @property
+    def sign(self) -> int:
+        """1 if a higher score is better, else -1."""
+        return 1 if self.config["maximize"] else -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Board:
+    """A leaderboard with what its caption needs.
+
+    Attributes:
+      config: the run's configuration.
+      rows: best first.
+      references: the best baseline by rung, where there is one with several seeds.
+      spent: candidates admitted to the first rung, without baselines.
+      trials: number of trials.
+      open_tasks: tasks without an outcome: they run, or were cut off.
+      rejected: candidates rejected at admission, by reason.
+      failed: trials that ended without a further score, by reason.
+      arms: the proposers.
+      cpu_s: processor time of the tasks that ended [s].
+    """
+
+    config: Mapping[str, Any]
+    rows: Sequence[Row]
+    references: Mapping[int, Reference]
+    spent: int
+    trials: int
+    open_tasks: int
+    rejected: Mapping[str, int]
+    failed: Mapping[str, int]
+    arms: Sequence[Arm]
+    cpu_s: float
+
+
+# ---- from the store to rows
+
+
+def baseline_seeds(records: Records, rung: int) -> dict[int, dict[int, float]]:
+    """Find the seeds of each baseline at a rung: its trials with the same numbers.
+
+    Returns:
+      For each baseline that has a score at the rung: score by trial id, of the numbers that were run with most seeds;
+      of equally many, those with the better mean.
+    """
+    baselines = {entry.candidate.id for entry in records.entries if entry.candidate.arm == "baseline"}
+    scores = {score.trial: score.point.score for score in records.scores if score.rung == rung and score.point}
+    groups: dict[int, dict[str, dict[int, float]]] = {}
+    for trial in records.trials:
+        if trial.candidate in baselines and math.isfinite(scores.get(trial.id, math.nan)):
+            numbers = json.dumps([trial.values, trial.recipe], sort_keys=True)
+            groups.setdefault(trial.candidate, {}).setdefault(numbers, {})[trial.id] = scores[trial.id]
+    return {
+        candidate: max(found.values(), key=lambda seeds: (len(seeds), records.sign * fmean(seeds.values())))
+        for candidate, found in sorted(groups.items())
+    }
+
+
+def reference(records: Records, rung: int) -> Reference | None:
+    """The best baseline at a rung, of those with several seeds; None if there is none."""
+    seeds = {c: list(found.values()) for c, found in baseline_seeds(records, rung).items() if len(found) > 1}
+    noise = seed_sigma(seeds.values())
+    if noise is None:
+        return None
+    best = max(seeds, key=lambda candidate: records.sign * fmean(seeds[candidate]))
+    name = next(entry.candidate.operator for entry in records.entries if entry.candidate.id == best)
+    count = len(seeds[best])
+    error = noise.sigma / math.sqrt(count)
+    return Reference(name=one_line(name), score=fmean(seeds[best]), error=error, seeds=count, noise=noise)
+
+
+def rank(records: Records) -> tuple[Row, ...]:
+    """Make the rows, best first: a higher rung comes before a better score, of equal scores the earlier candidate.
+
+    Candidates without a score have no row.
+    """
+    trials = {trial.id: trial for trial in records.trials}
+    best: dict[int, tuple[int, float, int]] = {}
+    for score in records.scores:
+        if score.point is not None and math.isfinite(score.point.score) and score.trial in trials:
+            height = (score.rung, records.sign * score.point.score, -score.trial)
+            candidate = trials[score.trial].candidate
+            best[candidate] = max(best.get(candidate, height), height)
+    rungs = {rung for rung, _, _ in best.values()}
+    seeds = {rung: baseline_seeds(records, rung) for rung in rungs}
+    references = {rung: reference(records, rung) for rung in rungs}
+    rows = []
+    for entry in records.entries:
+        if entry.candidate.id in best:
+            rung, score, trial = best[entry.candidate.id]
+            row = _row(entry, trials[-trial], rung, records.sign * score)
+            rows.append(_with_seeds(row, seeds[rung].get(row.candidate), references[rung]))
+    rows.sort(key=lambda row: (-row.rung, -records.sign * row.score, row.candidate))
+    return tuple(
+        replace(row, rank=place, delta=_delta(row, references[row.rung], records.sign))
+        for place, row in enumerate(rows, 1)
+    )
+
+
+def _row(entry: Entry, trial: Trial, rung: int, score: float) -> Row:
+    candidate, cost = entry.candidate, (entry.program or {}).get("cost", {})
+    name = candidate.operator if candidate.arm == "baseline" else candidate.idea or candidate.operator
+    return Row(
+        candidate=candidate.id,
+        name=one_line(name),
+        arm=one_line(candidate.arm),
+        rung=rung,
+        score=score,
+        trial=trial.id,
+        params=cost.get("params"),
+        flops=cost.get("flops"),
+        lr=trial.recipe.get("lr"),
+        parents=candidate.parents,
+    )
+
+
+def _with_seeds(row: Row, seeds: Mapping[int, float] | None, against: Reference | None) -> Row:
+    """A baseline's row, by all its seeds; another's as it is."""
+    if seeds is None:
+        return row
+    error = against.noise.sigma / math.sqrt(len(seeds)) if against and len(seeds) > 1 else None
+    return replace(row, score=fmean(seeds.values()), seeds=len(seeds), trial=min(seeds), error=error)
+
+
+def _delta(row: Row, against: Reference | None, sign: int) -> float | None:
+    if against is None or against.noise.sigma == 0:
+        return None
+    return sign * (row.score - against.score) / against.noise.sigma + 0.0  # -0.0 would be printed with its sign
+
+
+def samples(records: Records) -> list[Sample]:
+    """The draws that arms are compared by: all at the first rung but the baselines' and those that the machine lost.
+
+    A draw counts for the arm that asked for it, so `tune` is an arm of its own.
+    """
+    trials = {trial.id: trial for trial in records.trials if trial.arm != "baseline"}
+    return [
+        Sample(
+            arm=trials[score.trial].arm,
+            candidate=trials[score.trial].candidate,
+            lr=trials[score.trial].recipe["lr"],
+            score=score.point.score if score.point else None,
+        )
+        for score in records.scores
+        if score.rung == 0 and score.trial in trials and not (score.failure and score.failure.blame == "machine")
+    ]
+
+
+def read(store: Store) -> Records:
+    """Read a run's tables, so that nothing in them refers to what is missing though a search may be writing.
+
+    Raises:
+      StoreError: the database cannot be read, or holds what this version does not understand.
+    """
+    try:
+        tasks, scores, trials = store.tasks(), store.scores(), store.trials()  # first what refers to others
+        config = store.config
+        missing = [key for key in _CONFIG if key not in config]
+        if missing:
+            raise KeyError(f"run.json says nothing about {', '.join(missing)}")
+        return Records(config=config, tasks=tasks, scores=scores, trials=trials, entries=store.entries())
+    except (ValueError, KeyError, TypeError, OSError) as error:  # damage that the database itself does not notice
+        reason = one_line(f"{type(error).__name__}: {error}")
+        text = f"the run in '{store.folder}' holds what cannot be read ({reason}); mend or restore its files"
+        raise StoreError(text) from error
+
+
+def board(records: Records) -> Board:
+    """Make the leaderboard of a run."""
+    tried = {trial.candidate for trial in records.trials}
+    ours = [entry for entry in records.entries if entry.candidate.arm != "baseline"]
+    failures = [score.failure for score in records.scores if score.failure is not None]
+    failures += untraced(records.tasks).values()
+    found = ((rung, reference(records, rung)) for rung in range(len(records.config["ladder"]["steps"])))
+    return Board(
+        config=records.config,
+        rows=rank(records),
+        references={rung: against for rung, against in found if against is not None},
+        spent=sum(entry.program is not None and entry.candidate.id in tried for entry in ours),
+        trials=len(records.trials),
+        open_tasks=sum(task.outcome is None for task in records.tasks),
+        rejected=Counter(reason(entry.failure) for entry in records.entries if entry.failure is not None),
+        failed=Counter(map(reason, failures)),
+        arms=_arms(records),
+        cpu_s=sum((task.usage or {}).get("cpu_s", 0.0) for task in records.tasks),
+    )
+
+
+def untraced(tasks: Sequence[Task]) -> dict[int, Failure]:
+    """Trials whose drawn values gave no program, with the reason."""
+    found = (item for task in tasks for item in ((task.outcome or {}).get("programs") or {}).items())
+    return {int(trial): Failure(**facts["failure"]) for trial, facts in found if "failure" in facts}
+
+
+def reason(failure: Failure) -> str:
+    return f"{failure.stage}/{failure.rule}"
+
+
+def _arms(records: Records) -> list[Arm]:
+    estimates = lifts(samples(records), records.config["maximize"])
+    proposed = Counter(entry.candidate.arm for entry in records.entries)
+    rejected = Counter(entry.candidate.arm for entry in records.entries if entry.failure is not None)
+    draws = Counter(trial.arm for trial in records.trials)
+    order = {name: place for place, name in enumerate(("baseline", "random", "evolution", "claude", "tune"))}
+    names = sorted(proposed.keys() | draws.keys(), key=lambda name: (order.get(name, len(order)), name))
+    return [
+        Arm(name=n, proposed=proposed[n], rejected=rejected[n], draws=draws[n], lift=estimates.get(n)) for n in names
+    ]
