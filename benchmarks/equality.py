@@ -7,8 +7,9 @@ another order, and random keys may reach the layers in another order; both count
 2. `eval` with equal values in all leaves of one shape, on random examples: the outputs cannot depend on the order of
    leaves, so unequal outputs are different programs.
 3. Leaves are matched one by one: a leaf of the first program gets values of its own, and that leaf of the second is its
-   partner which, with the same values, gives the same outputs. No partner: different. Several: one of them is taken,
-   and a difference that is found later is `undecided`, since the match may be to blame.
+   partner which, with the same values, gives the same outputs. No partner: different. Several: the one that starts
+   from the most alike values is taken, and a difference that is found later is `undecided`, since the match may be to
+   blame.
 4. At the matched values, all of them random: `eval` at three scales of the input, then `forward` and `backward` with
    one seed for both and random cotangents: outputs, auxiliary loss, new state and gradients. If they differ and depend
    on the seed (dropout), their means and variances over many seeds are compared.
@@ -16,7 +17,8 @@ another order, and random keys may reach the layers in another order; both count
 
 What is called equal is equal in float32 at some random points: a difference below a ten-thousandth, or that shows only
 at other values, is not seen, nor one of up to a factor of two in the variance that dropout makes, nor two leaves that
-are initialised dependently, nor rematerialisation, which changes memory and time only. What is called different has shown a difference.
+are initialised dependently, nor rematerialisation, which changes memory and time only. What is called different has
+shown a difference.
 """
 
 import math
@@ -67,6 +69,11 @@ class Runner:
         return lambda seed: _flat(call(np.uint32(seed)))
 
     @cached_property
+    def first(self) -> list[np.ndarray]:
+        """All leaves as `init` makes them from one seed."""
+        return self.init(1)
+
+    @cached_property
     def eval(self) -> Callable[[Sequence[np.ndarray], np.ndarray], np.ndarray]:
         """From leaves and x to outputs."""
         call = self._compiled("eval")
@@ -112,7 +119,8 @@ class Runner:
         import jax
 
         lowered = jax.jit(self.artifacts[name].call).lower(*self._arguments(name))
-        return lowered.compile(compiler_options={"xla_backend_optimization_level": 0})
+        options: dict[str, Any] = {"xla_backend_optimization_level": 0}
+        return lowered.compile(compiler_options=options)
 
 
 def compare(one: Runner, other: Runner, seed: int = 0) -> Comparison:
@@ -168,9 +176,20 @@ def _match(one: Runner, other: Runner, x: np.ndarray, rng: np.random.Generator) 
             verdict = "undecided" if ambiguous else "different"
             return Comparison(verdict=verdict, reason=f"eval: leaf {index} of shape {role[0][0]} has no counterpart")
         ambiguous |= len(fitting) > 1
-        partners.append(fitting[0])
-        theirs[fitting[0]] = ours[index]
+        partner = fitting[0] if len(fitting) == 1 else _most_alike(one.first[index], other.first, fitting)
+        partners.append(partner)
+        theirs[partner] = ours[index]
     return _Matched(partners=partners, ours=ours, theirs=theirs, ambiguous=ambiguous)
+
+
+def _most_alike(leaf: np.ndarray, others: Sequence[np.ndarray], among: Sequence[int]) -> int:
+    """The one whose first values are most like these in mean and spread; leaves that nothing uses differ in no more."""
+
+    def distance(index: int) -> float:
+        other = others[index]
+        return abs(float(leaf.mean()) - float(other.mean())) + abs(float(leaf.std()) - float(other.std()))
+
+    return min(among, key=distance)
 
 
 def _with(leaves: Sequence[np.ndarray], index: int, value: np.ndarray) -> list[np.ndarray]:
@@ -241,8 +260,7 @@ def _spread_difference(both: Callable[[int], tuple[list[np.ndarray], list[np.nda
 
 def _init_difference(one: Runner, other: Runner, partners: Sequence[int]) -> str | None:
     """Whether some leaf starts from another distribution."""
-    first = one.init(1), other.init(1)
-    open_leaves = [i for i, partner in enumerate(partners) if not _close(first[0][i], first[1][partner])]
+    open_leaves = [i for i, partner in enumerate(partners) if not _close(one.first[i], other.first[partner])]
     if not open_leaves:
         return None
     drawn: dict[int, tuple[list[np.ndarray], list[np.ndarray]]] = {i: ([], []) for i in open_leaves}

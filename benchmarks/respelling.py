@@ -5,9 +5,12 @@ applied one by one or all together:
 
     order    independent statements of `__init__`, methods, helpers and tunables stand in another order
     list     some layers that were attributes of their own are kept in one `nnx.List`
-    steps    intermediate results of `__call__` get names of their own
+    steps    intermediate results of `__call__` get names of their own, in the order in which they are computed
     names    attributes, variables, arguments, methods, helper classes, tunables and imports are called otherwise
     layout   docstring, comments, blank lines, broken lines, depth of indentation
+
+A sixth, `early`, is not among them unless asked for: some intermediate results are computed before others that came
+first. The network is the same but for rounding: gradients that flow together are added up in another order.
 
 Layers that are made in another order draw other random numbers, and leaves stand in another order: that is the point.
 What is *not* done: other algebra, other functions of the library for the same thing, loops unrolled. The rules are
@@ -20,7 +23,7 @@ import builtins
 import io
 import keyword
 import tokenize
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -28,10 +31,13 @@ from nas.admit.gate import BUILTINS, FACADE, VALUE_ATTRIBUTES, dotted, imported
 from nas.propose.source import defined, expression, parse, statements
 
 TECHNIQUES = ("order", "list", "steps", "names", "layout")
+OTHERS = ("early",)
 
 _FIXED = frozenset(("self", "spec", "hp", "rngs", "x", "TUNABLES"))
-_CONDITIONAL = (ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.IfExp, ast.BoolOp)
-_CONDITIONAL += (ast.JoinedStr,)
+_OPAQUE = (
+    *(ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.IfExp, ast.BoolOp),
+    *(ast.JoinedStr, ast.Dict),
+)
 _CONSONANTS, _VOWELS = "bdfghjklmnprstvz", "aeiou"
 
 
@@ -42,7 +48,7 @@ def respell(source: str, scope: str, rng: np.random.Generator, techniques: Itera
       source: a candidate that passes the gate.
       scope: the class that the space asks for, whose name stays.
       rng: source of randomness.
-      techniques: which of `TECHNIQUES` to apply.
+      techniques: which of `TECHNIQUES`, or `early`, to apply.
     """
     chosen = set(techniques)
     tree = parse(source)
@@ -51,8 +57,9 @@ def respell(source: str, scope: str, rng: np.random.Generator, techniques: Itera
         _reorder(tree, rng)
     if "list" in chosen:
         _pack(tree, scope, words, rng)
-    if "steps" in chosen:
-        _name_steps(tree, scope, words, rng)
+    for technique in ("steps", "early"):
+        if technique in chosen:
+            _name_steps(tree, scope, words, rng, early=technique == "early")
     if "names" in chosen:
         _rename(tree, scope, words)
     if "layout" in chosen:
@@ -215,15 +222,19 @@ class _Packed(ast.NodeTransformer):
 # ---- steps
 
 
-def _name_steps(tree: ast.Module, scope: str, words: _Words, rng: np.random.Generator) -> None:
-    """Give results of calls inside the statements of `__call__` names of their own."""
+def _name_steps(tree: ast.Module, scope: str, words: _Words, rng: np.random.Generator, *, early: bool) -> None:
+    """Give intermediate results in the statements of `__call__` names of their own."""
     call = _method(_unit(tree, scope), "__call__")
     if call is None:
         return
     body: list[ast.stmt] = []
     for statement in call.body:
         if isinstance(statement, ast.Assign | ast.Return) and statement.value is not None:
-            steps = _Steps(statement.value, words, rng)
+            counted = _Steps(words, lambda _: False)
+            counted.visit(statement.value)
+            cut = int(rng.integers(max(counted.count, 1)))  # the last operation is the whole
+            chosen = (lambda index: rng.random() < 0.3 and index < cut) if early else (lambda index: index < cut)
+            steps = _Steps(words, chosen)
             steps.visit(statement.value)  # in place: the whole stays what it is
             body += steps.made
         body.append(statement)
@@ -231,22 +242,35 @@ def _name_steps(tree: ast.Module, scope: str, words: _Words, rng: np.random.Gene
 
 
 class _Steps(ast.NodeTransformer):
-    """Takes calls out of an expression, inner ones first; not what is evaluated more than once, or perhaps not."""
+    """Takes operations out of an expression, numbered in the order in which Python evaluates them.
 
-    def __init__(self, whole: ast.expr, words: _Words, rng: np.random.Generator) -> None:
-        self.whole, self.words, self.rng = whole, words, rng
+    If they are the first so many, the order of evaluation stays.
+    """
+
+    def __init__(self, words: _Words, chosen: Callable[[int], bool]) -> None:
+        self.words, self.chosen = words, chosen
         self.made: list[ast.stmt] = []
+        self.count = 0
 
     def visit(self, node: ast.AST) -> ast.AST:
-        return node if isinstance(node, _CONDITIONAL) else super().visit(node)
-
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        self.generic_visit(node)
-        if node is self.whole or self.rng.random() < 0.6:
+        if not isinstance(node, _OPAQUE):  # in which something is evaluated several times, later, or perhaps not
+            self.generic_visit(node)
+        if not isinstance(node, ast.expr) or not _is_operation(node):
+            return node
+        self.count += 1
+        if not self.chosen(self.count - 1):
             return node
         name = self.words()
         self.made.append(ast.Assign([ast.Name(name, ast.Store())], node))
         return ast.Name(name, ast.Load())
+
+
+def _is_operation(node: ast.expr) -> bool:
+    if isinstance(node, ast.Attribute):
+        return node.attr in ("T", "mT", "real", "imag")
+    if isinstance(node, ast.UnaryOp):
+        return not isinstance(node.operand, ast.Constant)
+    return isinstance(node, ast.Call | ast.BinOp | ast.Subscript | ast.Compare | _OPAQUE)
 
 
 # ---- names

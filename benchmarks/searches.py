@@ -40,8 +40,8 @@ from benchmarks.process import make_runs, read_sessions
 from nas.admit.gate import check
 from nas.judge.lift import Lift, lifts, pooled, t_quantile
 from nas.judge.noise import seed_sigma
-from nas.leaderboard import Records, baseline_seeds, board, read, reference, samples
 from nas.space import load
+from nas.standings import Records, baseline_seeds, board, read, reference, samples
 from nas.store import Store, StoreError
 
 WORK = ("gate", "trace", "check", "compile", "train", "evaluate")

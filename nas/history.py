@@ -108,8 +108,7 @@ class History:
             if score.rung == 0 and value is not None:
                 known.scores.append(value)
         if task.kind == "first":
-            better = self._tuned_better(known, scores) if task.decision["tune"] else self._rewarded(known)
-            self._change(self._attempt_of(task), rewarded=better)
+            self._change(self._attempt_of(task), rewarded=self._rewarded(known, scores))
 
     def _admitted(self, known: Known, outcome: Mapping[str, Any]) -> None:
         facts, failure = outcome.get("facts"), outcome.get("failure")
@@ -197,24 +196,20 @@ class History:
         if attempt is not None:
             self.attempts[attempt] = replace(self.attempts[attempt], **fields)
 
-    def _rewarded(self, known: Known) -> bool:
-        """Whether a new candidate beats its best parent, or without one the median of all, by more than seed noise."""
-        mine = self.best(known)
-        parents = [self.best(self.known[p]) for p in known.candidate.parents if p in self.known]
-        against = [score for score in parents if score is not None]
-        if not against:
-            scores = sorted(score for k in self.scored() if k is not known and (score := self.best(k)) is not None)
-            against = scores[len(scores) // 2 :][:1]
-        return mine is not None and bool(against) and self._beats(mine, against)
+    def _rewarded(self, known: Known, scores: Sequence[Score]) -> bool:
+        """Whether the best of these draws is among the best 1/eta of all candidates' scores so far.
 
-    def _tuned_better(self, known: Known, scores: Sequence[Score]) -> bool:
-        new = [score.point.score for score in scores if score.point]
-        old = known.scores[: len(known.scores) - len(new)]
-        return bool(new and old) and any(self._beats(score, old) for score in new)
-
-    def _beats(self, score: float, others: Sequence[float]) -> bool:
-        sigma = self.sigma(0)
-        return score > max(others) + sigma if self.space.task.maximize else score < min(others) - sigma
+        One yardstick for every arm. Measured against its own parent, which is good, evolution was paid for a tenth of
+        its proposals, and random sampling, measured against the median, for almost half.
+        """
+        sign = 1 if self.space.task.maximize else -1
+        mine = max((sign * score.point.score for score in scores if score.point), default=None)
+        others = [
+            sign * best for other in self.scored() if other is not known and (best := self.best(other)) is not None
+        ]
+        if mine is None:
+            return False
+        return sum(other >= mine for other in others) < max(1, len(others) // self.space.ladder.eta)
 
 
 def failure_of_duplicate(other: int) -> Failure:

@@ -21,9 +21,11 @@ from typing import Any
 from nas.execute import Job
 from nas.execute.local import LocalExecutor
 from nas.flows import Place, preload
+from nas.leaderboard import write_table
 from nas.loop import Config, Search, stop_on_signals
 from nas.progress import View, make_view
 from nas.space import SearchSpace, SpaceError, canonical, digest, load, names
+from nas.standings import board, read
 from nas.store import Store, StoreError
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "optuna", "numpy")
@@ -200,9 +202,6 @@ def _prepare(executor: LocalExecutor, store: Store, reference: str) -> int:
 
 def _end(store: Store, finished: bool, *, stopped: bool) -> int:
     """Print the table, and how to go on."""
-    from nas.leaderboard import write_table
-    from nas.standings import board, read
-
     reader = Store(store.folder)
     scored = any(score.point for score in reader.scores())
     write_table(board(read(reader)), sys.stdout)

@@ -103,7 +103,7 @@ def functions(space: SearchSpace, unit: type, hp: Any) -> Functions:
 
     model = nnx.eval_shape(lambda: make(jnp.uint32(0)))
     definition: dict[bool, Any] = {}
-    parts: tuple[Any, ...] = ()
+    parts: list[Any] = []
     for train in (True, False):
         model.train() if train else model.eval()
         definition[train], *parts = nnx.split(model, nnx.Param, nnx.RngState, ...)

@@ -55,8 +55,8 @@ class Attempt:
     Attributes:
       arm: its name.
       admitted: whether it passed admission; None while that is unknown, and then it counts as admitted for every quota.
-      rewarded: whether the trial beat its parent by more than the noise; for an arm without parents, the running
-        median; None while unknown, and for what was rejected.
+      rewarded: whether its best draw was among the best of the first rung at the time; None while unknown, and for
+        what was rejected.
       candidate: for `tune`, the candidate that was drawn again; for others the candidate that was made, if any.
       trials: trials that it brought to the first rung.
     """
