@@ -377,10 +377,13 @@ def train_job(
 
     configure(cache)
     loaded = load(space)
+    jax.devices()  # opens the backend
+    spent = {"start": clock() - began, "compile": 0.0, "train": 0.0, "evaluate": 0.0, "checkpoint": 0.0}
+    began = clock()
     blobs = read_program(Path(program), digest)
     parts = Plan(**how)
     engine = Engine(loaded, blobs, param_leaves, read_split(data, "train"), read_split(data, "validation"), parts)
-    spent = {"start": clock() - began, "compile": 0.0, "train": 0.0, "evaluate": 0.0, "checkpoint": 0.0}
+    spent["compile"] += clock() - began
     results = []
     for trial in trials:
         began = clock()
