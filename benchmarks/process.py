@@ -95,43 +95,40 @@ def measure(command: Sequence[str], output: Path, errors: Path) -> Measured:
     )
 
 
-def make_runs(seeds: Sequence[int], budget: int, space: str, workers: int | None, results: Path) -> list[Path]:
-    """Search with each seed in turn, into `results/seed-N`; what is finished stays, what was begun is continued.
+def search_into(folder: Path, *arguments: str) -> None:
+    """Search into this folder, and note beside it what was used; continue what was begun, leave what is finished.
 
+    Args:
+      folder: of the run; what it is called and where it lies is added to the arguments.
+      arguments: of `python -m nas.search`, for a run that is not there yet.
     Raises:
-      StoreError: a search ended with an error.
+      StoreError: the search ended with an error.
     """
-    results.mkdir(parents=True, exist_ok=True)
-    folders = []
-    for seed in seeds:
-        folder = results / f"seed-{seed}"
-        folders.append(folder)
-        sessions = read_sessions(folder)
-        if sessions and sessions[-1]["finished"]:
-            print(f"seed {seed}: finished before, {folder}", file=sys.stderr)
-            continue
-        fresh = ["--space", space, "--budget", str(budget), "--seed", str(seed), "--results", str(results)]
-        fresh += ["--name", folder.name, *(["--workers", str(workers)] if workers else [])]
-        resumed = (folder / "run.json").exists()
-        print(f"seed {seed}: {'continues' if resumed else 'begins'}, {folder}", file=sys.stderr)
-        session = _session(folder, ["--resume", str(folder)] if resumed else fresh, resumed=resumed)
-        _sessions_path(folder).write_text(json.dumps([*sessions, session], indent=2) + "\n", "utf-8")
-        if session["status"] not in (0, 1):
-            lines = _beside(folder, "err").read_text("utf-8").strip().splitlines()
-            raise StoreError(
-                f"the search with seed {seed} ended with {session['status']}: {lines[-1] if lines else ''}"
-            )
-        print(f"seed {seed}: {session['wall_s'] / 60:.1f} minutes", file=sys.stderr)
-    return folders
-
-
-def _session(folder: Path, arguments: Sequence[str], *, resumed: bool) -> dict[str, Any]:
-    output = _beside(folder, "out")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    sessions = read_sessions(folder)
+    if sessions and sessions[-1]["finished"]:
+        print(f"{folder}: finished before", file=sys.stderr)
+        return
+    resumed = (folder / "run.json").exists()
+    print(f"{folder}: {'continues' if resumed else 'begins'}", file=sys.stderr)
+    fresh = (*arguments, "--results", str(folder.parent), "--name", folder.name)
+    output, errors = _beside(folder, "out"), _beside(folder, "err")
     before = output.stat().st_size if output.exists() else 0
-    measured = measure(search_command(*arguments), output, _beside(folder, "err"))
+    measured = measure(search_command(*(("--resume", str(folder)) if resumed else fresh)), output, errors)
     told = output.read_bytes()[before:].decode(errors="replace")
     finished = measured.status in (0, 1) and "continue: " not in told
-    return asdict(measured) | {"resumed": resumed, "finished": finished}
+    sessions.append(asdict(measured) | {"resumed": resumed, "finished": finished})
+    _sessions_path(folder).write_text(json.dumps(sessions, indent=2) + "\n", "utf-8")
+    if measured.status not in (0, 1):
+        lines = errors.read_text("utf-8", "replace").strip().splitlines()
+        raise StoreError(f"a search into '{folder}' ended with {measured.status}: {lines[-1] if lines else ''}")
+    print(f"{folder}: {measured.wall_s / 60:.1f} minutes", file=sys.stderr)
+
+
+def event_lines(folder: Path) -> list[str]:
+    """What a search said on standard error, line by line; nothing if it was not made here."""
+    errors = _beside(folder, "err")
+    return errors.read_text("utf-8", "replace").splitlines() if errors.exists() else []
 
 
 def read_sessions(folder: Path) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ import builtins
 import io
 import keyword
 import tokenize
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -230,11 +230,11 @@ def _name_steps(tree: ast.Module, scope: str, words: _Words, rng: np.random.Gene
     body: list[ast.stmt] = []
     for statement in call.body:
         if isinstance(statement, ast.Assign | ast.Return) and statement.value is not None:
-            counted = _Steps(words, lambda _: False)
+            counted = _Steps(words, ())
             counted.visit(statement.value)
-            cut = int(rng.integers(max(counted.count, 1)))  # the last operation is the whole
-            chosen = (lambda index: rng.random() < 0.3 and index < cut) if early else (lambda index: index < cut)
-            steps = _Steps(words, chosen)
+            last = max(counted.count - 1, 0)  # the whole
+            first = range(int(rng.integers(last + 1)))
+            steps = _Steps(words, {i for i in range(last) if rng.random() < 0.3} if early else first)
             steps.visit(statement.value)  # in place: the whole stays what it is
             body += steps.made
         body.append(statement)
@@ -247,7 +247,7 @@ class _Steps(ast.NodeTransformer):
     If they are the first so many, the order of evaluation stays.
     """
 
-    def __init__(self, words: _Words, chosen: Callable[[int], bool]) -> None:
+    def __init__(self, words: _Words, chosen: Container[int]) -> None:
         self.words, self.chosen = words, chosen
         self.made: list[ast.stmt] = []
         self.count = 0
@@ -258,7 +258,7 @@ class _Steps(ast.NodeTransformer):
         if not isinstance(node, ast.expr) or not _is_operation(node):
             return node
         self.count += 1
-        if not self.chosen(self.count - 1):
+        if self.count - 1 not in self.chosen:
             return node
         name = self.words()
         self.made.append(ast.Assign([ast.Name(name, ast.Store())], node))
@@ -270,7 +270,7 @@ def _is_operation(node: ast.expr) -> bool:
         return node.attr in ("T", "mT", "real", "imag")
     if isinstance(node, ast.UnaryOp):
         return not isinstance(node.operand, ast.Constant)
-    return isinstance(node, ast.Call | ast.BinOp | ast.Subscript | ast.Compare | _OPAQUE)
+    return isinstance(node, (ast.Call, ast.BinOp, ast.Subscript, ast.Compare, *_OPAQUE))
 
 
 # ---- names

@@ -36,7 +36,7 @@ from statistics import NormalDist, fmean, stdev
 from typing import Any
 
 from benchmarks import report
-from benchmarks.process import make_runs, read_sessions
+from benchmarks.process import read_sessions, search_into
 from nas.admit.gate import check
 from nas.judge.lift import Lift, lifts, pooled, t_quantile
 from nas.judge.noise import seed_sigma
@@ -391,9 +391,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Make or read the runs and print the figures; 2 if that cannot be done."""
     parsed = parser().parse_args(arguments)
     try:
-        folders = parsed.runs
-        if parsed.seeds is not None:
-            folders = make_runs(parsed.seeds, parsed.budget, parsed.space, parsed.workers, parsed.results)
+        folders = parsed.runs or [parsed.results / f"seed-{seed}" for seed in parsed.seeds]
+        for folder, seed in zip(folders, parsed.seeds or (), strict=False):
+            asked = ["--space", parsed.space, "--budget", str(parsed.budget), "--seed", str(seed)]
+            search_into(folder, *asked, *(["--workers", str(parsed.workers)] if parsed.workers else []))
         figures = figures_of(folders)
     except StoreError as error:
         print(f"benchmarks.searches: {error}", file=sys.stderr)
