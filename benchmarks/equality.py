@@ -119,7 +119,9 @@ class Runner:
         import jax
 
         lowered = jax.jit(self.artifacts[name].call).lower(*self._arguments(name))
-        options: dict[str, Any] = {"xla_backend_optimization_level": 0}
+        # Without optimisation the CPU backend may round a maximum otherwise than its copy in the gradient's mask: NaN.
+        level = 1 if name in ("forward", "backward") else 0
+        options: dict[str, Any] = {"xla_backend_optimization_level": level}
         return lowered.compile(compiler_options=options)
 
 
@@ -243,19 +245,22 @@ def _leaf_names(runner: Runner) -> Iterator[str]:
 
 def _spread_difference(both: Callable[[int], tuple[list[np.ndarray], list[np.ndarray]]]) -> str | None:
     """Whether what depends on a seed has another mean or another variance."""
-    rows: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-    for seed in range(DROPOUT_SEEDS):
-        for kept, arrays in zip(rows, both(seed), strict=True):
-            kept.append(np.concatenate([np.ravel(array).astype(np.float64) for array in arrays]))
-    (a, b) = (np.stack(kept) for kept in rows)
-    varies = (a.std(axis=0) > 1e-6 * np.abs(a).max()) | (b.std(axis=0) > 1e-6 * np.abs(b).max())
-    spread = np.maximum((a.var(axis=0) + b.var(axis=0)) / DROPOUT_SEEDS, 1e-12 * np.abs(a).max() ** 2)
-    z = (a.mean(axis=0) - b.mean(axis=0)) / np.sqrt(spread)
-    if np.mean(z[varies] ** 2) > 10 or np.any(np.abs(z[~varies]) > 1e3):
+    drawn = [both(seed) for seed in range(DROPOUT_SEEDS)]
+    z, shares = [], []
+    for place in range(len(drawn[0][0])):
+        a, b = (np.stack([pair[side][place] for pair in drawn]).astype(np.float64) for side in (0, 1))
+        size = max(np.abs(a).max(initial=0.0), np.abs(b).max(initial=0.0))
+        if not np.isfinite(size):
+            return "training: numbers that are not finite"
+        varies = (a.std(axis=0) > 1e-5 * size) | (b.std(axis=0) > 1e-5 * size)
+        if not np.all(np.abs(a.mean(axis=0) - b.mean(axis=0))[~varies] <= TOLERANCE * size):
+            return "training: what does not depend on the seed"
+        variance = a.var(axis=0)[varies] + b.var(axis=0)[varies]
+        z.append((a.mean(axis=0) - b.mean(axis=0))[varies] / np.sqrt(variance / DROPOUT_SEEDS))
+        shares.append(a.var(axis=0)[varies] / variance)  # a half if they vary alike
+    if np.mean(np.concatenate(z) ** 2) > 10:
         return "training: means over seeds"
-    scale = np.maximum(a.var(axis=0) + b.var(axis=0), 1e-30)[varies]  # each element counts alike
-    shares = [float(np.sum(part.var(axis=0)[varies] / scale)) for part in (a, b)]
-    return None if 0.5 * shares[1] < shares[0] < 2 * shares[1] else "training: variances over seeds"
+    return None if 1 / 3 < np.mean(np.concatenate(shares)) < 2 / 3 else "training: variances over seeds"
 
 
 def _init_difference(one: Runner, other: Runner, partners: Sequence[int]) -> str | None:

@@ -213,14 +213,14 @@ def _sentence(one: Mapping[str, float], three: Mapping[str, float]) -> str:
     total = sum(one.values())
     shorter = total / (one["compile"] + one["train"] + one["evaluate"])
     return (
-        f"One draw takes {total:.2f} CPU s: lowering and compiling the step {step:.2f}, compiling the evaluation "
-        f"{evaluation:.2f}, initialising {again['compile']:.2f}, training {one['train']:.2f}, evaluating "
+        f"One draw takes {total:.2f} CPU s: reading, lowering and compiling the step {step:.2f}, compiling the "
+        f"evaluation {evaluation:.2f}, initialising {again['compile']:.2f}, training {one['train']:.2f}, evaluating "
         f"{again['evaluate']:.2f}, tracing {one['trace']:.2f}, checking {one['check']:.2f}. The rest, {rest:.2f} s or "
         f"{100 * rest / total:.0f} %, is processes: the server's imports {one['boot']:.2f} and its forks "
-        f"{one['server']:.2f} (shared by all candidates), opening a backend and reading the program "
-        f"{one['start']:.2f}, starting and leaving {one['process']:.2f}, the coordinator {one['coordinator']:.2f}, "
-        f"checkpoints {one['checkpoint']:.2f}. With nothing but compilation, training and evaluation left, the ratio "
-        f"would be {shorter:.2f} times what it is; beyond that, only compiling less helps."
+        f"{one['server']:.2f} (shared by all candidates), setting up a trainer {one['start']:.2f}, starting and "
+        f"leaving it {one['process']:.2f}, the coordinator {one['coordinator']:.2f}, checkpoints "
+        f"{one['checkpoint']:.2f}. With nothing but compilation, training and evaluation left, the ratio would be "
+        f"{shorter:.2f} times what it is; beyond that, only compiling less helps."
     )
 
 
