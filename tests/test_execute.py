@@ -400,7 +400,8 @@ def test_jobs_die_at_once_and_the_server_is_replaced_when_it_hangs(
 
 
 COORDINATOR = """
-import os, sys, time
+import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs tests in the background has it ignored
 from nas.execute import Job
 from nas.execute.local import LocalExecutor
 executor = LocalExecutor(workers=2, preload=())
