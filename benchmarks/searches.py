@@ -358,7 +358,13 @@ def _lift_table(names: Sequence[str], runs: Sequence[Mapping[str, Any]], over: M
          lift["candidates"], lift["controls"]]
         for arm, lift in over.items()
     ]  # fmt: skip
-    return report.table(["run", "arm", "lift over random", "95 %", "candidates", "random"], rows)
+    text = report.table(["run", "arm", "lift over random", "95 %", "candidates", "random"], rows)
+    note = (
+        "Lifts are differences in normal scores of the rank at the first rung, at equal learning rate. Inside one run"
+    )
+    return (
+        f"{text}\n{note}\nnothing is independent: only the pooled interval, whose unit is the run, is to be believed."
+    )
 
 
 def _proposal_table(found: Mapping[str, Any]) -> str:

@@ -103,7 +103,8 @@ class Search:
         self.next_candidate = self.next_trial = 1
         self.said: set[str] = set()
         self.started, self.stopping = time.monotonic(), False
-        self.drawn = 0.0
+        self.drawn = self.counted = 0.0
+        self.disk = 0
 
     # ---- the loop
 
@@ -520,8 +521,14 @@ class Search:
             running=tuple(busy[: self.executor.capacity().cpus]),
             elapsed_s=time.monotonic() - self.started,
             left_s=self._left(),
-            disk_bytes=0,
+            disk_bytes=self._disk(),
         )
+
+    def _disk(self) -> int:
+        """Bytes of the run's folder, counted twice a minute: there are thousands of files."""
+        if time.monotonic() > self.counted + 30:
+            self.counted, self.disk = time.monotonic(), self.store.disk_bytes()
+        return self.disk
 
     def _left(self) -> float | None:
         """Seconds to go at the present pace; None before there is one."""

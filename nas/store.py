@@ -309,8 +309,12 @@ class Store:
         return self.folder / "checkpoints" / f"{trial:05d}-{rung}.safetensors"
 
     def disk_bytes(self) -> int:
-        """Bytes that the run's folder holds."""
-        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+        """Bytes that the run's folder holds; files may come and go meanwhile."""
+        total = 0
+        for path in self.folder.rglob("*"):
+            with contextlib.suppress(OSError):
+                total += path.lstat().st_size
+        return total
 
     # ---- inside
 
