@@ -6,4 +6,8 @@ noisy, so what counts are ratios within one run, in which the sides that are com
     throughput   candidates a second, the wall included, against a fresh process for each
     step         one training step against the same step written by hand
     published    known architectures, fully trained, against their published accuracies
+    searches     whole searches: time, memory, where the seconds go, what they find, what each arm is worth
+    waiting      what deciding in order costs above order of arrival
+    kill         a search killed at random moments and resumed, against one that was not
+    fingerprint  evolved candidates respelled (equal wanted) and mutated (different wanted)
 """

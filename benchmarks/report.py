@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "optuna", "numpy")
 
 
 class Spread(NamedTuple):
