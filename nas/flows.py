@@ -13,7 +13,7 @@ from nas.execute import Event, Job, Need
 from nas.execute.local import PRELOAD as LOCAL_PRELOAD
 from nas.records import Failure, Point, Trial, Value, to_plain
 from nas.space import SearchSpace
-from nas.store import Score, Store, write_file
+from nas.store import Score, Store, StoreError, write_file
 from nas.train.engine import plan, plan_to_plain
 
 PRELOAD = (
@@ -189,6 +189,8 @@ def _training(
 
 def _scores(place: Place, slot: int, event: Event, trials: Sequence[Trial], rungs: Sequence[int]) -> list[Score]:
     """What a training job measured, as rows; a job without an answer is a failure of every trial in it."""
+    if event.kind == "error" and "[Errno" in event.error:  # a full or broken disk is nobody's failure
+        raise StoreError(f"a trainer could not use its files ({event.error}); free some space, then --resume")
     if event.kind != "done":
         blame = "candidate" if event.kind in ("error", "timeout", "memory") else "machine"
         text = f"training ended with {event.kind}: {event.error[:300] or 'no further word'}"

@@ -28,12 +28,14 @@ from nas.judge import rungs
 from nas.judge.tuner import Tuner
 from nas.progress import Snapshot, View
 from nas.propose import evolution, grammar
-from nas.propose.mixture import RANDOM, TUNE, benched, next_arm, tunable
+from nas.propose.mixture import DEFAULT, RANDOM, TUNE, benched, next_arm, tunable
 from nas.records import Candidate, Failure, Trial, Value, defaults, to_plain
 from nas.store import Entry, Score, Task
 
 CROSS = 0.25
 """Share of evolution's proposals that cross two parents; the others mutate one."""
+ELITE = 6
+"""Fewest candidates that may become parents or be tuned, once there are so many."""
 REFRESH_S = 0.5
 """How often the view is given a new state [s]."""
 FINALISTS = 8
@@ -102,6 +104,7 @@ class Search:
         self.unrevealed: list[int] = []
         self.next_candidate = self.next_trial = 1
         self.said: set[str] = set()
+        self.admitted: set[int] = set()
         self.started, self.stopping = time.monotonic(), False
         self.drawn = self.counted = 0.0
         self.disk = 0
@@ -123,6 +126,7 @@ class Search:
             if decision is not None:
                 self._begin(decision)
             elif not self.unrevealed:
+                self._say(slot)
                 return not self._late()
             elif self.config.order == "arrival":
                 self._pump(wait=True)
@@ -140,7 +144,7 @@ class Search:
     def _learn(self, slot: int) -> None:
         """Reveal outcomes: in the order of slots up to `lookahead` ago, waiting for them, or whatever has ended."""
         if self.config.order == "arrival":
-            for ready in [s for s in self.unrevealed if s in self.ended]:
+            for ready in [s for s in self.unrevealed if s in self.ended and s < slot]:
                 self._reveal(ready)
             while len(self.flying) > self.config.lookahead and not self.stopping:
                 self._pump(wait=True)
@@ -182,11 +186,9 @@ class Search:
     # ---- a task's life
 
     def _begin(self, decision: _Decision) -> None:
-        notes = self._notes()
-        self.store.begin(decision.task, decision.entries, decision.trials, notes)
+        self._say(decision.task.slot)
+        self.store.begin(decision.task, decision.entries, decision.trials)
         self._apply(decision.task, decision.entries, decision.trials)
-        for note in notes:
-            self.view.say(note)
         self._launch(decision.task, decision.flow)
 
     def _launch(self, task: Task, flow: Flow[Outcome]) -> None:
@@ -229,7 +231,7 @@ class Search:
         self.unrevealed.remove(slot)
         task, outcome, scores, trials = self.ended.pop(slot)
         facts = outcome["facts"]
-        if task.kind == "admit" and facts is not None:
+        if task.kind == "admit" and facts is not None and task.candidate not in self.admitted:
             other = self.history.duplicate_of(facts)
             if other is not None:
                 outcome = outcome | {"facts": None, "failure": to_plain(failure_of_duplicate(other))}
@@ -359,7 +361,7 @@ class Search:
         )
 
     def _proposal(self, slot: int, rng: np.random.Generator) -> _Decision | None:
-        parents = self.history.scored()
+        parents = self._elite(self.history.scored())
         ours = [known.candidate.id for known in parents if known.candidate.arm != "baseline"]
         draws = self.space.ladder.draws
         may_tune = tunable(self.history.attempts, ours, draws=draws)
@@ -392,6 +394,12 @@ class Search:
             child = evolution.mutate(parent.candidate.source, self.space, rng)
             return self._candidate(child.source, "evolution", child.operator, (parent.candidate.id,))
         return self._random(rng)
+
+    def _elite(self, scored: Sequence[Known]) -> Sequence[Known]:
+        """The best quarter by score at the first rung, at least `ELITE`."""
+        sign = -1 if self.space.task.maximize else 1
+        ranked = sorted(scored, key=lambda known: (sign * (self.history.best(known) or 0.0), known.candidate.id))
+        return ranked[: max(ELITE, len(ranked) // 4)]
 
     def _choose(self, among: Sequence[Known], rng: np.random.Generator) -> Known:
         scores = np.array([self.history.best(known) for known in among], float)
@@ -435,15 +443,14 @@ class Search:
             made.append(dataclasses.replace(trial, id=number, seed=seed))
         return made
 
-    def _notes(self) -> list[str]:
-        """What is worth saying in words, once: an arm that keeps failing."""
-        notes = []
+    def _say(self, slot: int) -> None:
+        """Say once, and store, what a person should know: an arm that keeps failing."""
         for arm in (RANDOM, "evolution"):
-            text = f"25 proposals of the arm {arm} were rejected in a row; the search goes on with another arm"
-            if text not in self.said and benched(self.history.attempts, arm, 25):
+            text = f"{DEFAULT.patience} proposals of the arm {arm} were rejected in a row; others go on, if any can"
+            if text not in self.said and benched(self.history.attempts, arm, DEFAULT.patience):
                 self.said.add(text)
-                notes.append(text)
-        return notes
+                self.store.note(slot, text)
+                self.view.say(text)
 
     # ---- continuing a run
 
@@ -461,8 +468,10 @@ class Search:
         )
         self.said.update(self.store.notes())
         entry_at = {entry.slot: entry for entry in entries}
+        # In order of arrival, which of two equal candidates came first is known from the verdicts alone.
+        self.admitted = {entry.candidate.id for entry in entries if entry.program is not None}
         for task in tasks:
-            self._learn(task.slot) if self.config.order == "slots" else None
+            self._learn(task.slot)
             made = [entry_at[task.slot]] if task.slot in entry_at else []
             asked = [trial for trial in trials if trial.id in task.decision.get("trials", [])]
             self._apply(dataclasses.replace(task, outcome=None), made, asked)

@@ -67,6 +67,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"nas.search: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if parsed.debug:
+            traceback.print_exc()
+        text = f"{error.filename or 'a file'} cannot be written or read ({error.strerror}); see to it, then --resume"
+        print(f"nas.search: {text}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("nas.search: interrupted twice; nothing that was stored is lost, continue with --resume", file=sys.stderr)
+        return 130
 
 
 def _run(parsed: argparse.Namespace) -> int:

@@ -229,7 +229,6 @@ class Store:
                 connection.execute(_candidate.insert().values(**_entry_row(entry)))
             for trial in trials:
                 connection.execute(_trial.insert().values(slot=task.slot, **to_plain(trial)))
-            self._add_notes(connection, task.slot, notes)
 
     def finish(
         self,
@@ -258,10 +257,11 @@ class Store:
             row = _candidate.update().where(_candidate.c.id == candidate)
             connection.execute(row.values(failure=to_plain(failure), program=to_plain(program)))
 
-    def _add_notes(self, connection: sa.Connection, slot: int, notes: Sequence[str]) -> None:
-        count = connection.execute(sa.select(sa.func.count()).select_from(_note)).scalar_one()
-        for index, text in enumerate(notes, count + 1):
-            connection.execute(_note.insert().values(id=index, slot=slot, text=text))
+    def note(self, slot: int, text: str) -> None:
+        """Store a sentence for people."""
+        with self._friendly(), self.engine.begin() as connection:
+            count = connection.execute(sa.select(sa.func.count()).select_from(_note)).scalar_one()
+            connection.execute(_note.insert().values(id=count + 1, slot=slot, text=text))
 
     # ---- reading
 

@@ -207,6 +207,47 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pyt
     assert "cannot be written" in capsys.readouterr().err
 
 
+def test_a_disk_that_fills_is_one_line_and_the_run_goes_on_later(finished: Path, tmp_path: Path) -> None:
+    """A limit on the size of a file stands for a full disk: the database cannot grow past it."""
+    command = search(tmp_path, "full")
+    limit = "import resource, sys, nas.search; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, -1)); " + (
+        "sys.exit(nas.search.main(sys.argv[1:]))"
+    )
+    done = subprocess.run([sys.executable, "-c", limit, *command[3:]], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr and "--resume" in done.stderr.splitlines()[-1]
+    again = [sys.executable, "-m", "nas.search", "--resume", str(tmp_path / "full")]
+    subprocess.run(again, capture_output=True, check=True)
+    assert lines(tmp_path / "full") == lines(finished)
+
+
+def test_order_of_arrival_goes_on_after_a_kill(tmp_path: Path) -> None:
+    command = search(tmp_path, "arrival", "--order", "arrival")
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while not list((tmp_path / "arrival" / "checkpoints").glob("*-1*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    again = [sys.executable, "-m", "nas.search", "--resume", str(tmp_path / "arrival")]
+    done = subprocess.run(again, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    entries = Store(tmp_path / "arrival").entries()
+    assert sum(e.program is not None and e.candidate.arm != "baseline" for e in entries) == 14
+
+
+def test_a_proposer_that_fails_25_times_in_a_row_is_told_and_costs_nothing(tmp_path: Path) -> None:
+    command = search(tmp_path, "hopeless", budget=4)
+    command[command.index(RINGS)] = f"{RINGS}:hopeless"
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    store = Store(tmp_path / "hopeless")
+    ours = [entry for entry in store.entries() if entry.candidate.arm == "random"]
+    assert len(ours) >= 25 and {entry.failure.rule for entry in ours if entry.failure} == {"flops"}
+    assert sum(entry.failure is None and entry.candidate.arm == "evolution" for entry in store.entries()) <= 4
+    assert any("25 proposals of the arm random" in note for note in store.notes())
+    assert "25 proposals of the arm random" in done.stderr and "rejected" in done.stdout
+
+
 def test_dry_run_prints_ladder_trainings_and_time(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--space", RINGS, "--budget", "30", "--dry-run"]) == 0
     out = capsys.readouterr().out

@@ -1,5 +1,6 @@
 """A space that trains in a blink: is a point of eight coordinates inside a sphere? For tests of the engine and loop."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -95,3 +96,6 @@ SPACE = SearchSpace(
     baselines={"linear": LINEAR, "mlp": MLP},
     baseline_seeds=2,
 )
+
+VARIANTS = {"hopeless": dataclasses.replace(SPACE, contract=dataclasses.replace(SPACE.contract, max_flops=40))}
+"""Only the linear baseline fits."""
