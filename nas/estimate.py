@@ -6,6 +6,7 @@ slower or faster than the baselines.
 """
 
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,13 +70,15 @@ def _measure(space: SearchSpace, reference: str) -> Costs:
         data = _run(executor, "data", "nas.train.engine:prepare_job", {"space": reference, "folder": folder})
         for name, source in space.baselines.items():
             values = defaults(check(source, space.scope).tunables)
+            began = time.monotonic()
             admitted = drive(executor, admit(reference, source, values, tag=name))
+            fixed += time.monotonic() - began
             if not isinstance(admitted, Admitted):
                 raise ValueError(f"baseline '{name}' is not admitted: {admitted}")
             payload, steps = _payload(space, reference, admitted, Path(folder), data.result["validation"])
             event = _run(executor, f"{name}.train", "nas.train.engine:train_job", payload)
             spent = event.result["spent"]
-            fixed += 0.5 + spent["start"] + spent["compile"]  # half a second to trace and check, measured apart
+            fixed += spent["start"] + spent["compile"]
             step += spent["train"] / steps
             evaluate += spent["evaluate"]
     count = len(space.baselines)

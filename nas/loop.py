@@ -355,10 +355,18 @@ class Search:
     ) -> Trial:
         draw = self.tuner.ask(candidate.id, candidate.tunables, values=values, recipe=recipe)
         self.numbers[number] = draw.number
-        seed = int.from_bytes(hashlib.sha256(f"{self.config.seed}:{number}".encode()).digest()[:4], "little")
         return Trial(
-            id=number, candidate=candidate.id, arm=arm, values=dict(draw.values), recipe=dict(draw.recipe), seed=seed
+            id=number,
+            candidate=candidate.id,
+            arm=arm,
+            values=dict(draw.values),
+            recipe=dict(draw.recipe),
+            seed=self._seed(number),
         )
+
+    def _seed(self, trial: int) -> int:
+        """Seed of a trial: a function of the run's seed and the trial's number."""
+        return int.from_bytes(hashlib.sha256(f"{self.config.seed}:{trial}".encode()).digest()[:4], "little")
 
     def _proposal(self, slot: int, rng: np.random.Generator) -> _Decision | None:
         parents = self._elite(self.history.scored())
@@ -439,8 +447,7 @@ class Search:
         """Trials with a draw's numbers and other seeds."""
         made = []
         for number in reserved:
-            seed = int.from_bytes(hashlib.sha256(f"{self.config.seed}:{number}".encode()).digest()[:4], "little")
-            made.append(dataclasses.replace(trial, id=number, seed=seed))
+            made.append(dataclasses.replace(trial, id=number, seed=self._seed(number)))
         return made
 
     def _say(self, slot: int) -> None:

@@ -215,16 +215,6 @@ class Point:
     score: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """What the judge decided about a paused trial."""
-
-    trial: int
-    action: Literal["promote", "pause"]
-    rung: int
-    reason: str
-
-
 def hash_blobs(blobs: Mapping[str, bytes]) -> str:
     """SHA-256 over a program's artifacts, each with its name and length, in the order of `ARTIFACTS`."""
     total = hashlib.sha256()
