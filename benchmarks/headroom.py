@@ -3,14 +3,15 @@
     python -m benchmarks.headroom results/runs/searches/seed-0 results/runs/searches/seed-1
 
 What a space's limits are for: without headroom no search has anything to find. The candidate is the one with the best
-score at the top rung in any of the runs; it is trained again at the numbers it was found with. Every baseline first
-gets `--draws` draws of learning rate and weight decay, spread over the whole range and trained to the top rung, of
-which the best is trained again: more than a search gives it, so the headroom is not made by a weak baseline. Means and
-deviations are over fresh seeds alone, on validation. Sigma is the pooled deviation of the candidate and the best
-baseline. The candidate's search score stands beside its mean: the difference is the luck of having been chosen.
+score at the top rung in any of the runs; it is trained again at the numbers it was found with. Every baseline is
+trained at each of `--rates` and stands by its best mean: more than a search gives it, so the headroom is not made by a
+weak baseline. All means and deviations are over the same number of fresh seeds, on validation. Sigma is the pooled
+deviation of the candidate and the best baseline. The candidate's search score stands beside its mean: the difference
+is the luck of having been chosen.
 """
 
 import argparse
+import itertools
 import math
 import sys
 import tempfile
@@ -20,16 +21,15 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-import numpy as np
-
 from benchmarks import report
 from benchmarks.behind_wall import drive_all
+from nas.admit import Flow
 from nas.admit.gate import check
 from nas.execute import Event
 from nas.execute.local import LocalExecutor
-from nas.flows import Place, baseline, preload
-from nas.records import Trial, Value, defaults
-from nas.space import Ladder, SearchSpace, load
+from nas.flows import Outcome, Place, admission, first_rung, preload
+from nas.records import Trial, defaults
+from nas.space import Ladder, load
 from nas.standings import Records, Row, rank, read
 from nas.store import Store, StoreError
 from nas.train.engine import prepare_job
@@ -57,60 +57,55 @@ def found(folders: Sequence[Path]) -> tuple[Records, Row, int]:
     return records, row, tried
 
 
-def draws(space: SearchSpace, count: int, first: int, values: Mapping[str, Value]) -> list[Trial]:
-    """Trials whose learning rates are evenly spread over the space's range, on its scale, weight decay at random."""
-    rng = np.random.default_rng(0)
-    lr, wd = space.recipe.lr, space.recipe.wd
-    made = []
-    for index in range(count):
-        recipe = {"lr": _between(lr, (index + 0.5) / count), "wd": _between(wd, rng.random())}
-        made.append(Trial(id=first + index, candidate=0, arm="baseline", values=values, recipe=recipe, seed=index))
-    return made
-
-
-def _between(number: Any, share: float) -> float:
-    low, high = (math.log(number.low), math.log(number.high)) if number.log else (number.low, number.high)
-    value = low + share * (high - low)
-    return math.exp(value) if number.log else value
-
-
-def measure(records: Records, row: Row, seeds: int, count: int, workers: int) -> list[dict[str, Any]]:
+def measure(records: Records, row: Row, seeds: int, rates: Sequence[float], workers: int) -> list[dict[str, Any]]:
     """Train the candidate and all baselines anew; a row each, the candidate's first."""
     reference = records.config["space"]
     space = load(reference)
-    space = replace(space, ladder=Ladder(steps=space.ladder.steps[-1:], eta=space.ladder.eta, draws=count))
-    trial = next(t for t in records.trials if t.id == row.trial)
+    space = replace(space, ladder=Ladder(steps=space.ladder.steps[-1:], eta=space.ladder.eta))
+    found = next(t for t in records.trials if t.id == row.trial)
     source = next(e.candidate.source for e in records.entries if e.candidate.id == row.candidate)
-    jobs = [(f"candidate {row.candidate}", source, [replace(trial, id=0)])]
+    wanted = [(f"candidate {row.candidate}", source, found.values, [dict(found.recipe)])]
     for name, text in space.baselines.items():
-        jobs.append((name, text, draws(space, count, 0, defaults(check(text, space.scope).tunables))))
+        recipes = [{"lr": rate, "wd": space.recipe.wd.default} for rate in rates]
+        wanted.append((name, text, defaults(check(text, space.scope).tunables), recipes))
+    numbers = itertools.count(1)
     with tempfile.TemporaryDirectory() as folder, LocalExecutor(workers, preload(space)) as executor:
         store = Store.create(Path(folder) / "run", {})
         examples = prepare_job(reference, str(store.folder / "data"))["validation"]
         place = Place(reference=reference, space=space, store=store, examples=examples)
         flows = []
-        for slot, (_, text, trials) in enumerate(jobs):
-            first = 1 + slot * (count + seeds)
-            numbered = [replace(t, id=first + index) for index, t in enumerate(trials)]
-            flows.append(baseline(
-                place, slot, text, numbered[0].values, numbered,
-                lambda best, at=first + len(trials): [
-                    replace(best, id=at + n, seed=1_000 + n) for n in range(seeds)
-                ],
-            ))  # fmt: skip
+        for slot, (_, text, values, recipes) in enumerate(wanted):
+            trials = [
+                Trial(id=next(numbers), candidate=slot, arm="baseline", values=values, recipe=recipe, seed=1_000 + seed)
+                for recipe in recipes for seed in range(seeds)
+            ]  # fmt: skip
+            flows.append(_train(place, slot, text, trials))
         outcomes = drive_all(executor, flows, _say)
         store.close()
-    made = []
-    for (name, _, _), outcome in zip(jobs, outcomes, strict=True):
-        if outcome.failure:
-            raise StoreError(f"{name} could not be trained again: {outcome.failure}")
-        repeated = {t.id for t in outcome.trials}
-        scores = [s.point.score for s in outcome.scores if s.trial in repeated and s.point]
-        lr = outcome.trials[0].recipe["lr"]
-        cost = outcome.facts["cost"]
-        made.append({"name": name, "params": cost["params"], "flops": cost["flops"], "lr": lr, "scores": scores,
-                     "mean": fmean(scores), "deviation": stdev(scores)})  # fmt: skip
-    return made
+    return [_row(name, recipes, seeds, outcome, records.sign)
+            for (name, _, _, recipes), outcome in zip(wanted, outcomes, strict=True)]  # fmt: skip
+
+
+def _train(place: Place, slot: int, source: str, trials: Sequence[Trial]) -> Flow[Outcome]:
+    admitted = yield from admission(place, slot, source, trials[0].values)
+    if admitted.facts is None:
+        return admitted
+    trained = yield from first_rung(place, slot, source, admitted.facts, True, trials)
+    return replace(trained, facts=admitted.facts)
+
+
+def _row(name: str, recipes: Sequence[Mapping[str, float]], seeds: int, outcome: Outcome, sign: int) -> dict[str, Any]:
+    """One network at its best recipe; trials that failed are left out."""
+    if outcome.facts is None:
+        raise StoreError(f"{name} could not be trained again: {outcome.failure}")
+    scores = [score.point.score if score.point else None for score in outcome.scores]
+    groups = [[s for s in scores[at * seeds : (at + 1) * seeds] if s is not None] for at in range(len(recipes))]
+    best = max(range(len(recipes)), key=lambda at: sign * fmean(groups[at]) if len(groups[at]) > 1 else -math.inf)
+    cost = outcome.facts["cost"]
+    return {
+        "name": name, "params": cost["params"], "flops": cost["flops"], "lr": recipes[best]["lr"],
+        "scores": groups[best], "mean": fmean(groups[best]), "deviation": stdev(groups[best]),
+    }  # fmt: skip
 
 
 def _say(event: Event) -> None:
@@ -122,14 +117,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.headroom", description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
     add("runs", type=Path, nargs="+", metavar="DIR", help="folders of finished runs")
-    add("--seeds", type=int, default=5, metavar="N", help="fresh seeds of each (5)")
-    add("--draws", type=int, default=12, metavar="N", help="draws of each baseline, at the top rung (12)")
+    add("--seeds", type=int, default=8, metavar="N", help="fresh seeds of each (8)")
+    add("--rates", type=float, nargs="+", default=[0.04, 0.08, 0.16], metavar="LR",
+        help="learning rates of the baselines (0.04 0.08 0.16)")  # fmt: skip
     add("--workers", type=int, default=2, metavar="N", help="jobs at once (2)")
     add("--json", type=Path, metavar="FILE", help="write the figures there")
     parsed = parser.parse_args(arguments)
     try:
         records, row, tried = found(parsed.runs)
-        rows = measure(records, row, parsed.seeds, parsed.draws, parsed.workers)
+        rows = measure(records, row, parsed.seeds, parsed.rates, parsed.workers)
     except StoreError as error:
         print(f"benchmarks.headroom: {error}", file=sys.stderr)
         return 2
@@ -147,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{best['name']} {figures['as_found']:+.1f} and {figures['fresh']:+.1f} sigma (sigma {sigma:.4f})"
     )
     if parsed.json:
-        report.write(parsed.json, "headroom", {"seeds": parsed.seeds, "draws": parsed.draws}, figures)
+        report.write(parsed.json, "headroom", {"seeds": parsed.seeds, "rates": parsed.rates}, figures)
     return 0
 
 

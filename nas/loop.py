@@ -105,6 +105,7 @@ class Search:
         self.next_candidate = self.next_trial = 1
         self.said: set[str] = set()
         self.admitted: set[int] = set()
+        self.swept: set[tuple[int, int]] = set()
         self.started, self.stopping = time.monotonic(), False
         self.drawn = self.counted = 0.0
         self.disk = 0
@@ -279,7 +280,8 @@ class Search:
                 stay |= self._being_promoted(rung)
                 to_come = max(0, rungs.slots(len(results) + to_come, ladder.eta) - len(self.history.results[rung + 1]))
             for result in results:
-                if result.trial not in stay:
+                if result.trial not in stay and (result.trial, rung) not in self.swept:
+                    self.swept.add((result.trial, rung))
                     self.store.checkpoint_path(result.trial, rung).unlink(missing_ok=True)
 
     def _being_promoted(self, rung: int) -> set[int]:

@@ -297,7 +297,7 @@ SPACE = SearchSpace(
     scope="Model",
     spec=Spec(length=data.LENGTH, channels=1, classes=data.CLASSES, width=4, depth=2),
     task=_TASK,
-    contract=Contract(input_shape=(data.LENGTH, 1), output_shape=(data.CLASSES,), max_params=1_200, max_flops=10_000),
+    contract=Contract(input_shape=(data.LENGTH, 1), output_shape=(data.CLASSES,), max_params=1_200, max_flops=12_000),
     recipe=Recipe(batch=100, eval_batch=2_000, lr=Real(1e-2, 3e-1, log=True), wd=Real(1e-4, 1e-1, log=True)),
     ladder=Ladder(steps=(250, 1_000, 4_000), eta=4, draws=3),
     grammar=Grammar(stem=STEMS, body=BODY, head=HEADS, blocks=(1, 3)),

@@ -5,7 +5,7 @@ from nas.api import jnp, lax, nnx
 
 class Model(nnx.Module):
     def __init__(self, spec, hp, *, rngs):
-        self.features = spec.width
+        self.features = spec.width + 1
         initializer = nnx.initializers.lecun_normal()
         self.cell = nnx.GRUCell(spec.channels, self.features, recurrent_kernel_init=initializer, rngs=rngs)
         self.head = nnx.Linear(self.features, spec.classes, rngs=rngs)
