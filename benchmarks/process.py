@@ -51,8 +51,9 @@ class Measured:
 
 
 def search_command(*arguments: str) -> list[str]:
-    """`python -m nas.search` with these arguments, in this interpreter."""
-    return [sys.executable, "-m", "nas.search", *arguments]
+    """`python -m nas.search` with these arguments, in this interpreter, and without a model, whatever keys are set."""
+    proposer = [] if "--resume" in arguments else ["--proposer", "evolution"]
+    return [sys.executable, "-m", "nas.search", *proposer, *arguments]
 
 
 def measure(command: Sequence[str], output: Path, errors: Path) -> Measured:
