@@ -4,17 +4,20 @@ A flow decides nothing that the search could decide: it depends on its own task 
 and on any machine. Numbers, seeds and names of files are given to it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from nas.admit import Admitted, Flow, admit
 from nas.execute import Event, Job, Need
 from nas.execute.local import PRELOAD as LOCAL_PRELOAD
-from nas.records import Failure, Point, Trial, Value, to_plain
+from nas.llm import Request
+from nas.records import Candidate, Failure, Point, Trial, Value, to_plain
 from nas.space import SearchSpace
 from nas.store import Score, Store, StoreError, write_file
 from nas.train.engine import plan, plan_to_plain
+
+T = TypeVar("T")
 
 PRELOAD = (
     *LOCAL_PRELOAD,
@@ -29,6 +32,9 @@ PRELOAD = (
     "nas.train.interpret",
 )
 """What a forkserver imports once, so that no job has to."""
+
+Asking = Generator[Sequence[Job | Request], Sequence[Event], T]
+"""A flow that also asks a model: a request's event holds an `Answer`."""
 
 TRAIN_TIMEOUT_S = 3600.0
 TRAIN_MEMORY_BYTES = 8 << 30
@@ -50,6 +56,12 @@ class Outcome:
       scores: measured points and failures of trials.
       programs: for trials at values other than the defaults, their program or failure.
       trials: trials that the task made up itself, from numbers it measured.
+      candidate: what a model wrote, if the task asked for it; its last draft, if none was admitted.
+      drafts: what the model wrote before and why it was rejected: `source` and `failure`.
+      calls: what was asked of a model, in order: id, role, model, outcome.
+      spent: what each of them cost: attempts, tokens, dollars.
+      claims: what the model said of the candidate: its hypothesis, and what would refute it.
+      forecasts: by trial the probability that a model gave it, and its reason.
     """
 
     facts: Mapping[str, Any] | None = None
@@ -57,6 +69,12 @@ class Outcome:
     scores: Sequence[Score] = ()
     programs: Mapping[int, Mapping[str, Any]] | None = None
     trials: Sequence[Trial] = ()
+    candidate: Candidate | None = None
+    drafts: Sequence[Mapping[str, Any]] = ()
+    calls: Sequence[Mapping[str, Any]] = ()
+    spent: Sequence[Mapping[str, Any]] = ()
+    claims: Mapping[str, str] = field(default_factory=dict)
+    forecasts: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,9 +100,13 @@ class Place:
         return facts | {"plan": plan_to_plain(plan(traits, flops, self.space, self.examples, self.platform))}
 
 
-def admission(place: Place, slot: int, source: str, values: Mapping[str, Value]) -> Flow[Outcome]:
-    """Trace and check a candidate at its defaults."""
-    found = yield from admit(place.reference, source, values, platform=place.platform, tag=f"{slot}", priority=slot)
+def admission(
+    place: Place, slot: int, source: str, values: Mapping[str, Value], *, tag: str | None = None
+) -> Flow[Outcome]:
+    """Trace and check a candidate at its defaults; `tag` begins the ids of the jobs, the slot if None."""
+    found = yield from admit(
+        place.reference, source, values, platform=place.platform, tag=tag or f"{slot}", priority=slot
+    )
     if isinstance(found, Failure):
         return Outcome(failure=found)
     return Outcome(facts=place.keep_program(found))

@@ -6,16 +6,65 @@ it searches and when it replays a stored run alike. Nothing is trained, drawn or
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from nas.judge import forecast
+from nas.judge.forecast import Choice, Evidence, Why
 from nas.judge.noise import seed_sigma
-from nas.judge.rungs import Result, finalists, next_promotion
+from nas.judge.rungs import Result, finalists, next_promotion, ranked, slots
 from nas.propose.mixture import TUNE, Attempt
-from nas.records import Candidate, Failure, Trial
+from nas.records import Candidate, Failure, Point, Trial
 from nas.space import SearchSpace
 from nas.store import Entry, Score, Task
+
+REFUSALS = 5
+"""Fewest refusals after which the model is given up, if they are more than half of its calls."""
+FAILURES = 10
+"""The same for calls that brought nothing, if they are more than four in five."""
+
+
+@dataclass(slots=True, kw_only=True)
+class ModelRecord:
+    """How the calls to a model went, as far as it is revealed.
+
+    Attributes:
+      outcomes: how many calls ended how.
+      refusals: by category.
+      repairs: answers that were sent back.
+      given_up: why the model is asked no more, as a sentence; empty while it is. What ends later changes nothing.
+    """
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    refusals: Counter[str] = field(default_factory=Counter)
+    repairs: int = 0
+    given_up: str = ""
+
+    def count(self, calls: Sequence[Mapping[str, Any]], drafts: Sequence[Mapping[str, Any]]) -> None:
+        """Take in the calls of a task."""
+        self.repairs += len(drafts)
+        for call in calls:
+            self.outcomes[call["outcome"]] += 1
+            if call["outcome"] == "refused":
+                self.refusals[call["category"] or "no category"] += 1
+            if not self.given_up:
+                self.given_up = self._reason(call)
+
+    def _reason(self, last: Mapping[str, Any]) -> str:
+        refused, calls = self.outcomes["refused"], self.outcomes.total()
+        failed = self.outcomes["again"] + self.outcomes["stop"]
+        reason = ""
+        if last["outcome"] == "halt":
+            reason = last["message"] or "it cannot be reached"
+        elif refused >= REFUSALS and refused > calls / 2:
+            categories = ", ".join(f"{name} {count}" for name, count in self.refusals.most_common())
+            reason = f"it declined {refused} of {calls} requests ({categories})"
+        elif failed >= FAILURES and failed > 0.8 * calls:
+            reason = (
+                f"{failed} of {calls} requests brought nothing, the last one because {last['message'] or 'of that'}"
+            )
+        return f"the model is asked no more: {reason}; the other arms go on" if reason else ""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,6 +101,7 @@ class History:
         self.space = space
         self.known: dict[int, Known] = {}
         self.trials: dict[int, Trial] = {}
+        self._by_candidate: dict[int, list[Trial]] = {}
         self.programs: dict[int, Mapping[str, Any]] = {}
         self.results: list[list[Result]] = [[] for _ in space.ladder.steps]
         self.promoted: list[set[int]] = [set() for _ in space.ladder.steps]
@@ -61,18 +111,29 @@ class History:
         self.attempts: list[Attempt] = []
         self.tunes: dict[int, int] = {}
         self.running = 0
+        self.curves: dict[int, list[Point]] = {}
+        self.sketches: dict[int, Sequence[int]] = {}
+        self.failures: dict[int, Failure] = {}
+        self.model = ModelRecord()
+        self.promotions: list[list[Choice]] = [[] for _ in space.ladder.steps]
+        self.forecasts: list[dict[int, float]] = [{} for _ in space.ladder.steps]
+        self.asked: list[set[int]] = [set() for _ in space.ladder.steps]
+        self.forecasting: Counter[int] = Counter()
 
     # ---- the two places where it changes
 
     def decided(self, task: Task, candidates: Sequence[Candidate], trials: Sequence[Trial]) -> None:
         """Take in a decision, before anything of it has run."""
         self.running += 1
+        if task.kind == "forecast":
+            self.asked[task.decision["rung"]] |= set(task.decision["trials"])
+            self.forecasting[task.decision["rung"]] += 1
+            return
         for candidate in candidates:
             self.known[candidate.id] = Known(candidate=candidate)
             if candidate.arm != "baseline":
                 self.known[candidate.id].attempt = self._attempt(candidate.arm, candidate.id)
-        for trial in trials:
-            self.trials[trial.id] = trial
+        self._take(trials)
         known = self.known[task.candidate]
         if task.kind == "first":
             known.waiting = False
@@ -80,16 +141,35 @@ class History:
                 self.tunes[task.slot] = self._attempt(TUNE, task.candidate)
             self._change(self._attempt_of(task), trials=len(trials))
         elif task.kind == "promote":
-            self.promoted[task.decision["rung"] - 1].add(task.decision["trial"])
+            below = task.decision["rung"] - 1
+            self.promoted[below].add(task.decision["trial"])
+            if "choice" in task.decision:
+                self.promotions[below].append(Choice(**task.decision["choice"]))
 
     def revealed(
-        self, task: Task, outcome: Mapping[str, Any], scores: Sequence[Score], trials: Sequence[Trial]
+        self,
+        task: Task,
+        outcome: Mapping[str, Any],
+        scores: Sequence[Score],
+        trials: Sequence[Trial],
+        candidate: Candidate | None = None,
     ) -> None:
-        """Take in what came of a task."""
+        """Take in what came of a task; `candidate` is what a model wrote in it."""
         self.running -= 1
+        self.model.count(outcome.get("calls", ()), outcome.get("drafts", ()))
+        if task.kind == "forecast":
+            rung = task.decision["rung"]
+            self.forecasting[rung] -= 1
+            told = outcome.get("forecasts") or {}
+            self.forecasts[rung] |= {int(trial): one["probability"] for trial, one in told.items()}
+            return
         known = self.known[task.candidate]
-        for trial in trials:
-            self.trials[trial.id] = trial
+        if candidate is not None:
+            known.candidate = candidate
+        for score in scores:
+            if score.point is not None:
+                self.curves.setdefault(score.trial, []).append(score.point)
+        self._take(trials)
         if task.kind in ("admit", "baseline"):
             self._admitted(known, outcome)
         if task.kind == "baseline":
@@ -114,12 +194,14 @@ class History:
         facts, failure = outcome.get("facts"), outcome.get("failure")
         if facts is None:
             known.status = "rejected"
-            failure = failure or {"stage": "machine", "rule": "lost"}
-            self.rejections[f"{failure['stage']}/{failure['rule']}"] += 1
+            found = Failure(**failure) if failure else Failure(stage="machine", rule="lost", message="it was lost")
+            self.rejections[f"{found.stage}/{found.rule}"] += 1
+            self.failures[known.candidate.id] = found
             self._change(known.attempt, admitted=False)
             return
         known.status, known.facts, known.waiting = "admitted", facts, known.attempt is not None
         self.fingerprints.setdefault(facts["fingerprint"], known.candidate.id)
+        self.sketches[known.candidate.id] = facts.get("sketch", ())
         self._change(known.attempt, admitted=True)
         for parent in known.candidate.parents:
             if parent in self.known:
@@ -135,7 +217,16 @@ class History:
         self.baseline_scores[known.candidate.id] = by_rung
         known.scores = [score.point.score for score in scores if score.point and score.rung == 0]
 
+    def _take(self, trials: Sequence[Trial]) -> None:
+        for trial in trials:
+            self.trials[trial.id] = trial
+            self._by_candidate.setdefault(trial.candidate, []).append(trial)
+
     # ---- what decisions read
+
+    def trials_of(self, candidate: int) -> Sequence[Trial]:
+        """A candidate's trials, in order."""
+        return self._by_candidate.get(candidate, ())
 
     def duplicate_of(self, facts: Mapping[str, Any]) -> int | None:
         """The earlier candidate whose program at its defaults is the same, if there is one."""
@@ -156,11 +247,17 @@ class History:
             return None
         return max(known.scores) if self.space.task.maximize else min(known.scores)
 
-    def next_promotion(self) -> tuple[int, int] | None:
+    def able(self, rung: int, vetoed: Collection[int] = ()) -> Sequence[Result]:
+        """The results of a rung, where those of vetoed candidates count and cannot be promoted."""
+        if not vetoed:
+            return self.results[rung]
+        return [replace(result, score=None) if result.candidate in vetoed else result for result in self.results[rung]]
+
+    def next_promotion(self, vetoed: Collection[int] = ()) -> tuple[int, int] | None:
         """(trial, rung to reach) of the next promotion, from the highest rung that has a free place."""
         ladder, maximize = self.space.ladder, self.space.task.maximize
         for rung in reversed(range(ladder.top)):
-            trial = next_promotion(self.results[rung], self.promoted[rung], ladder.eta, maximize)
+            trial = next_promotion(self.able(rung, vetoed), self.promoted[rung], ladder.eta, maximize)
             if trial is not None:
                 return trial, rung + 1
         return None
@@ -168,6 +265,30 @@ class History:
     def waiting(self) -> Known | None:
         """The admitted candidate that has waited longest for its first draws."""
         return next((known for known in self.known.values() if known.waiting), None)
+
+    def evidence(self) -> list[Evidence]:
+        """Promotions that a forecaster took part in, compared with what the next rung has shown."""
+        found = []
+        for rung in range(self.space.ladder.top):
+            after = self.results[rung + 1]
+            found += forecast.resolved(rung, self.promotions[rung], after, self.space.task.maximize)
+        return found
+
+    def to_forecast(self, rung: int, vetoed: Collection[int] = ()) -> list[int]:
+        """Trials of a rung that could be promoted and have not been asked about, if a place is free; best first."""
+        eta = self.space.ladder.eta
+        results = self.able(rung, vetoed)
+        if slots(len(results), eta) <= len(self.promoted[rung]):
+            return []
+        reach = ranked(results, self.space.task.maximize)[: forecast.REACH * len(results) // eta]
+        waiting = [r.trial for r in reach if r.score is not None and r.trial not in self.promoted[rung]]
+        return [trial for trial in waiting if trial not in self.asked[rung]]
+
+    def choices(self, rung: int) -> dict[int, Why]:
+        """Whose choice each promotion from a rung was."""
+        by_rank: dict[int, Why] = dict.fromkeys(sorted(self.promoted[rung]), "rank")
+        by_rank.update((choice.trial, choice.why) for choice in self.promotions[rung])
+        return by_rank
 
     def scored(self) -> list[Known]:
         """Candidates that can be parents: admitted, with a score at the first rung; baselines too."""

@@ -27,6 +27,7 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
+from nas import spending
 from nas.dossier import write_candidate
 from nas.progress import counts, duration, one_line, plain_console, short
 from nas.standings import Arm, Board, Row, board, read
@@ -88,6 +89,7 @@ def caption(board: Board) -> list[str]:
         f"rejected {counts(board.rejected)} · failed trials {counts(board.failed)}",
         f"arms: {'; '.join(arms) or 'none'}",
         f"lift over random: {_lifts(board.arms)}",
+        *(spending.lines(board.spending) if board.spending else ()),
     ]
     return [one_line(line) for line in lines]
 

@@ -1,62 +1,41 @@
 """The loop that joins proposing, admitting, training and judging.
 
 The loop takes numbered slots in turn. At each it first learns the outcomes of the tasks up to `lookahead` slots ago,
-in order, and then decides one task or none from what it knows: a baseline, a promotion, the first draws of an admitted
-candidate, or a new proposal. The decision is stored before anything runs; tasks run in parallel and end in any order.
-So what is decided depends on the seed and the lookahead, and not on which worker was faster, and a run that was killed
-is continued by replaying its slots.
+in order, and then has the strategy decide one task or none from what it knows. The decision is stored before anything
+runs; tasks run in parallel and end in any order. So what is decided depends on the seed and the lookahead, and not on
+which worker was faster, and a run that was killed is continued by replaying its slots.
 """
 
 import contextlib
 import dataclasses
-import hashlib
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from nas import flows
-from nas.admit import Flow
-from nas.admit.gate import check
-from nas.execute import Event, Executor
-from nas.flows import Outcome, Place
-from nas.history import History, Known, entry_of, failure_of_duplicate
-from nas.judge import rungs
-from nas.judge.tuner import Tuner
+from nas import inbox
+from nas.execute import Event, Executor, Job
+from nas.flows import Asking, Outcome, Place
+from nas.history import entry_of, failure_of_duplicate
+from nas.inbox import Message
+from nas.judge import forecast
+from nas.judge.rungs import slots
+from nas.llm.desk import Desk
 from nas.progress import Snapshot, View
-from nas.propose import evolution, grammar
-from nas.propose.mixture import DEFAULT, RANDOM, TUNE, benched, next_arm, tunable
-from nas.records import Candidate, Failure, Trial, Value, defaults, to_plain
-from nas.store import Entry, Score, Task
+from nas.propose.mixture import DEFAULT, RANDOM, benched
+from nas.records import Candidate, Failure, Trial, to_plain
+from nas.store import Score, Task
+from nas.strategy import BLIND, CLAUDE, Config, Decision, Strategy, is_asked
 
-CROSS = 0.25
-"""Share of evolution's proposals that cross two parents; the others mutate one."""
-ELITE = 6
-"""Fewest candidates that may become parents or be tuned, once there are so many."""
+LISTEN_S = 0.5
+"""How often messages are looked for [s]."""
 REFRESH_S = 0.5
 """How often the view is given a new state [s]."""
 FINALISTS = 8
 """Candidates whose weights at the top rung are kept."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    """What a search was asked to do.
-
-    Attributes:
-      budget: candidates that are admitted to the first rung.
-      seed: of every draw.
-      lookahead: L; decision k uses the outcomes of tasks 0 … k−L−1.
-      order: `slots` (repeatable) or `arrival` (whatever has ended counts at once).
-    """
-
-    budget: int
-    seed: int
-    lookahead: int
-    order: str = "slots"
 
 
 @dataclass(slots=True)
@@ -64,7 +43,7 @@ class _Running:
     """A task in flight: its flow, and the jobs it waits for with the events that have come."""
 
     task: Task
-    flow: Flow[Outcome]
+    flow: Asking[Outcome]
     began: float
     jobs: list[str] = field(default_factory=list)
     events: dict[str, Event] = field(default_factory=dict)
@@ -72,11 +51,14 @@ class _Running:
 
 
 @dataclass(frozen=True, slots=True)
-class _Decision:
+class _Ended:
+    """A task that has ended, and that the search may not know of yet."""
+
     task: Task
-    flow: Flow[Outcome]
-    entries: Sequence[Entry] = ()
+    outcome: dict[str, Any]
+    scores: Sequence[Score] = ()
     trials: Sequence[Trial] = ()
+    candidate: Candidate | None = None
 
 
 class Search:
@@ -91,24 +73,24 @@ class Search:
     """
 
     def __init__(
-        self, place: Place, executor: Executor, config: Config, view: View, deadline: float | None = None
+        self, place: Place, executor: Executor | Desk, config: Config, view: View, deadline: float | None = None
     ) -> None:
         self.place, self.space, self.store = place, place.space, place.store
         self.executor, self.config, self.view, self.deadline = executor, config, view, deadline
-        self.history = History(self.space)
-        self.tuner = Tuner(config.seed, self.space.recipe.tunables, self.space.task.maximize)
-        self.numbers: dict[int, int] = {}
+        self.strategy = Strategy(place, config)
+        self.history = self.strategy.history
         self.flying: dict[int, _Running] = {}
         self.by_job: dict[str, int] = {}
-        self.ended: dict[int, tuple[Task, dict[str, Any], list[Score], list[Trial]]] = {}
+        self.ended: dict[int, _Ended] = {}
         self.unrevealed: list[int] = []
-        self.next_candidate = self.next_trial = 1
         self.said: set[str] = set()
         self.admitted: set[int] = set()
         self.swept: set[tuple[int, int]] = set()
         self.started, self.stopping = time.monotonic(), False
         self.drawn = self.counted = 0.0
         self.disk = 0
+        self.listened = 0.0
+        self.heard_before: dict[int, list[Message]] = {}
 
     # ---- the loop
 
@@ -123,7 +105,8 @@ class Search:
             self._learn(slot)
             if self.stopping:
                 break
-            decision = None if self._late() else self._decide(slot)
+            self._hear(slot)
+            decision = None if self._late() else self.strategy.decide(slot)
             if decision is not None:
                 self._begin(decision)
             elif not self.unrevealed:
@@ -134,6 +117,19 @@ class Search:
             slot += 1
             self._pump(wait=False)
         return False
+
+    def _hear(self, slot: int) -> None:
+        """Take in messages: those that were heard at this slot in the run that is replayed, and those that arrive."""
+        for message in self.heard_before.pop(slot, ()):
+            self._take(slot, message)
+        if time.monotonic() > self.listened + LISTEN_S:
+            self.listened = time.monotonic()
+            inbox.take(self.store.folder, lambda message: self._take(slot, message), self.view.say)
+
+    def _take(self, slot: int, message: Message) -> None:
+        if self.store.hear(slot, to_plain(message)):
+            self.strategy.steer(message)
+            self.view.event("message", slot=slot, what=message.kind, author=message.author)
 
     def stop(self) -> None:
         """Decide nothing more, and leave what runs; it is run again when the run is continued."""
@@ -182,17 +178,22 @@ class Search:
         running.jobs, running.events = [job.id for job in jobs], {}
         for job in jobs:
             self.by_job[job.id] = running.task.slot
-            self.executor.submit(job)
+            if isinstance(job, Job):
+                self.executor.submit(job)
+            else:
+                assert isinstance(self.executor, Desk), "a flow asks a model, and there is none"
+                self.executor.submit(job)
 
     # ---- a task's life
 
-    def _begin(self, decision: _Decision) -> None:
+    def _begin(self, decision: Decision) -> None:
         self._say(decision.task.slot)
         self.store.begin(decision.task, decision.entries, decision.trials)
-        self._apply(decision.task, decision.entries, decision.trials)
+        self.strategy.apply(decision.task, decision.entries, decision.trials)
+        self.unrevealed.append(decision.task.slot)
         self._launch(decision.task, decision.flow)
 
-    def _launch(self, task: Task, flow: Flow[Outcome]) -> None:
+    def _launch(self, task: Task, flow: Asking[Outcome]) -> None:
         running = _Running(task, flow, time.monotonic())
         self.flying[task.slot] = running
         self.view.event("start", slot=task.slot, task=task.kind, candidate=task.candidate)
@@ -206,31 +207,22 @@ class Search:
             "failure": to_plain(outcome.failure),
             "programs": {str(trial): facts for trial, facts in (outcome.programs or {}).items()},
         }
-        self.store.finish(task.slot, plain, running.usage, outcome.scores, outcome.programs, outcome.trials)
-        self.ended[task.slot] = (task, plain, list(outcome.scores), list(outcome.trials))
+        for key in ("calls", "drafts", "claims", "forecasts"):
+            if getattr(outcome, key):
+                plain[key] = to_plain(getattr(outcome, key))
+        if outcome.spent:
+            running.usage["calls"] = to_plain(outcome.spent)
+        written = [entry_of(outcome.candidate, task.slot)] if outcome.candidate else []
+        self.store.finish(task.slot, plain, running.usage, outcome.scores, outcome.programs, outcome.trials, written)
+        self.ended[task.slot] = _Ended(task, plain, outcome.scores, outcome.trials, outcome.candidate)
         del self.flying[task.slot]
         self._report(task, outcome, time.monotonic() - running.began)
-
-    def _apply(self, task: Task, entries: Sequence[Entry], trials: Sequence[Trial]) -> None:
-        """Take a decision into memory; the tuner has drawn its numbers, or is given them again."""
-        self.history.decided(task, [entry.candidate for entry in entries], trials)
-        self.unrevealed.append(task.slot)
-        self.next_candidate = max([self.next_candidate, *(entry.candidate.id + 1 for entry in entries)])
-        reserved = task.decision.get("reserved", [])
-        self.next_trial = max([self.next_trial, *(trial.id + 1 for trial in trials), *(r + 1 for r in reserved)])
-        for trial in trials:
-            if trial.id not in self.numbers:
-                tunables = self.history.known[trial.candidate].candidate.tunables
-                draw = self.tuner.ask(trial.candidate, tunables, values=trial.values, recipe=trial.recipe)
-                self.numbers[trial.id] = draw.number
-        if task.kind == "promote":
-            trial = task.decision["trial"]
-            self.numbers[trial] = self.tuner.promote(self.numbers[trial])
 
     def _reveal(self, slot: int) -> None:
         """Let the search know what came of a task."""
         self.unrevealed.remove(slot)
-        task, outcome, scores, trials = self.ended.pop(slot)
+        ended = self.ended.pop(slot)
+        task, outcome = ended.task, ended.outcome
         facts = outcome["facts"]
         if task.kind == "admit" and facts is not None and task.candidate not in self.admitted:
             other = self.history.duplicate_of(facts)
@@ -241,44 +233,24 @@ class Search:
             self.store.admit(task.candidate, Failure(**failure) if failure else None, outcome["facts"])
             if failure:
                 self.view.event("rejected", candidate=task.candidate, **failure)
-        self.history.revealed(task, outcome, scores, trials)
-        self._tell(task, outcome, scores)
+        self.strategy.learn(task, outcome, ended.scores, ended.trials, ended.candidate)
         self._sweep(task)
-
-    def _tell(self, task: Task, outcome: Mapping[str, Any], scores: Sequence[Score]) -> None:
-        """Tell the tuner. Baselines are trained to the top whatever they score, so it hears their first rung only."""
-        told = {s.trial: s for s in scores if s.trial in self.numbers and (s.rung == 0 or task.kind != "baseline")}
-        asked = task.decision.get("trials", [task.decision["trial"]] if task.kind == "promote" else [])
-        for trial in asked:
-            score = told.get(trial)
-            if score is not None and score.failure is not None and score.failure.blame == "machine":
-                self.tuner.lose(self.numbers[trial])
-                continue
-            point = score.point if score is not None else None
-            final = point is not None and score is not None and score.rung == self.space.ladder.top
-            step, value = (point.step, point.score) if point else (None, None)
-            self.tuner.tell(self.numbers[trial], step, value, final, constraints=self._excess(trial))
-
-    def _excess(self, trial: int) -> dict[str, float]:
-        """How far a trial's program is above the contract's limits, as Optuna counts constraints."""
-        known = self.history.known[self.history.trials[trial].candidate]
-        if known.facts is None:
-            return {}
-        contract, cost = self.space.contract, known.facts["cost"]
-        limits = {"params": contract.max_params, "flops": contract.max_flops}
-        return {name: cost[name] / limit - 1 for name, limit in limits.items() if limit}
 
     def _sweep(self, task: Task) -> None:
         """Remove checkpoints that no promotion can need any more; the best of the top rung stay."""
         ladder, maximize = self.space.ladder, self.space.task.maximize
-        to_come = self._first_rung_to_come()
+        to_come = self.strategy.first_rung_to_come()
         for rung, results in enumerate(self.history.results):
             if rung == ladder.top:
                 stay = {result.trial for result in self.history.leaders(rung, FINALISTS)}
             else:
-                stay = rungs.keep(results, self.history.promoted[rung], to_come, ladder.eta, maximize)
+                able = self.history.able(rung, self.strategy.steering.vetoed)
+                stay = forecast.keep(
+                    able, self.history.choices(rung), to_come, rung=rung, eta=ladder.eta, maximize=maximize,
+                    forecast=not self.strategy.no_forecasts,
+                )  # fmt: skip
                 stay |= self._being_promoted(rung)
-                to_come = max(0, rungs.slots(len(results) + to_come, ladder.eta) - len(self.history.results[rung + 1]))
+                to_come = max(0, slots(len(results) + to_come, ladder.eta) - len(self.history.results[rung + 1]))
             for result in results:
                 if result.trial not in stay and (result.trial, rung) not in self.swept:
                     self.swept.add((result.trial, rung))
@@ -289,172 +261,16 @@ class Search:
         going = [running.task for running in self.flying.values() if running.task.kind == "promote"]
         return {task.decision["trial"] for task in going if task.decision["rung"] == rung + 1}
 
-    def _first_rung_to_come(self) -> int:
-        """At most so many more trials will be scored at the first rung."""
-        draws = self.space.ladder.draws
-        coming = (self.config.budget - self.history.spent()) * draws
-        waiting = sum(k.waiting or k.status == "pending" for k in self.history.known.values()) * draws
-        running = sum(a.trials for a in self.history.attempts if a.admitted is not False and a.rewarded is None)
-        return coming + waiting + running + len(self.history.results[0]) // 2 + draws
-
     # ---- deciding
-
-    def _decide(self, slot: int) -> _Decision | None:
-        """The next task, from what is known. Pure in the history, the seed and the slot."""
-        rng = np.random.default_rng([self.config.seed, slot])
-        names = list(self.space.baselines)
-        if self.next_candidate <= len(names):
-            return self._baseline(slot, names[self.next_candidate - 1])
-        promotion = self.history.next_promotion()
-        if promotion is not None:
-            return self._promotion(slot, *promotion)
-        waiting = self.history.waiting()
-        if waiting is not None:
-            return self._first(slot, waiting, tune=False)
-        if self.history.spent() >= self.config.budget:
-            return None
-        return self._proposal(slot, rng)
-
-    def _baseline(self, slot: int, name: str) -> _Decision:
-        candidate = self._candidate(self.space.baselines[name], "baseline", name, ())
-        entry, gated = self._gated(candidate, slot)
-        candidate = entry.candidate
-        values = defaults(candidate.tunables)
-        middle = defaults(self.space.recipe.tunables)
-        trials = [
-            self._draw(candidate, "baseline", values, middle if index == 0 else {}, self.next_trial + index)
-            for index in range(self.space.ladder.draws)
-        ]
-        reserved = [self.next_trial + len(trials) + i for i in range(self.space.baseline_seeds - 1)]
-        decision = {"name": name, "trials": [trial.id for trial in trials], "reserved": reserved}
-        task = Task(slot=slot, kind="baseline", candidate=candidate.id, decision=decision)
-        return _Decision(task, gated or self._flow(task, entry, trials), [entry], trials)
-
-    def _promotion(self, slot: int, trial: int, rung: int) -> _Decision:
-        decision = {"trial": trial, "rung": rung}
-        candidate = self.history.trials[trial].candidate
-        task = Task(slot=slot, kind="promote", candidate=candidate, decision=decision)
-        return _Decision(task, self._flow(task, None, []))
-
-    def _first(self, slot: int, known: Known, *, tune: bool) -> _Decision:
-        """First draws of a candidate, at its default values; or, to tune it, further draws at values from Optuna.
-
-        The draws share the candidate's own values, so that one compiled program serves them all.
-        """
-        candidate = known.candidate
-        values: Mapping[str, Value] = {} if tune else defaults(candidate.tunables)
-        trials: list[Trial] = []
-        for index in range(self.space.ladder.draws):
-            arm = TUNE if tune else candidate.arm
-            trials.append(self._draw(candidate, arm, values, {}, self.next_trial + index))
-            values = trials[0].values
-        decision = {"tune": tune, "trials": [trial.id for trial in trials]}
-        task = Task(slot=slot, kind="first", candidate=candidate.id, decision=decision)
-        return _Decision(task, self._flow(task, None, trials), (), trials)
-
-    def _draw(
-        self, candidate: Candidate, arm: str, values: Mapping[str, Value], recipe: Mapping[str, Value], number: int
-    ) -> Trial:
-        draw = self.tuner.ask(candidate.id, candidate.tunables, values=values, recipe=recipe)
-        self.numbers[number] = draw.number
-        return Trial(
-            id=number,
-            candidate=candidate.id,
-            arm=arm,
-            values=dict(draw.values),
-            recipe=dict(draw.recipe),
-            seed=self._seed(number),
-        )
-
-    def _seed(self, trial: int) -> int:
-        """Seed of a trial: a function of the run's seed and the trial's number."""
-        return int.from_bytes(hashlib.sha256(f"{self.config.seed}:{trial}".encode()).digest()[:4], "little")
-
-    def _proposal(self, slot: int, rng: np.random.Generator) -> _Decision | None:
-        parents = self._elite(self.history.scored())
-        ours = [known.candidate.id for known in parents if known.candidate.arm != "baseline"]
-        draws = self.space.ladder.draws
-        may_tune = tunable(self.history.attempts, ours, draws=draws)
-        arms = [RANDOM, *(["evolution"] if parents else []), *([TUNE] if may_tune else [])]
-        arm = next_arm(self.history.attempts, self.config.budget, rng, arms, draws=draws)
-        if arm is None:
-            return None
-        if arm == TUNE:
-            return self._first(
-                slot, self._choose([k for k in parents if k.candidate.id in set(may_tune)], rng), tune=True
-            )
-        candidate = self._random(rng) if arm == RANDOM else self._evolved(parents, rng)
-        entry, gated = self._gated(candidate, slot)
-        task = Task(slot=slot, kind="admit", candidate=candidate.id, decision={"arm": candidate.arm})
-        return _Decision(task, gated or self._flow(task, entry, []), [entry])
-
-    def _random(self, rng: np.random.Generator) -> Candidate:
-        return self._candidate(grammar.sample(self.space, rng), RANDOM, "sample", ())
-
-    def _evolved(self, parents: Sequence[Known], rng: np.random.Generator) -> Candidate:
-        parent = self._choose(parents, rng)
-        others = [known for known in parents if known is not parent]
-        if others and rng.random() < CROSS:
-            other = self._choose(others, rng)
-            with contextlib.suppress(evolution.NoChild):
-                child = evolution.cross(parent.candidate.source, other.candidate.source, self.space, rng)
-                ids = (parent.candidate.id, other.candidate.id)
-                return self._candidate(child.source, "evolution", child.operator, ids)
-        with contextlib.suppress(evolution.NoChild):
-            child = evolution.mutate(parent.candidate.source, self.space, rng)
-            return self._candidate(child.source, "evolution", child.operator, (parent.candidate.id,))
-        return self._random(rng)
-
-    def _elite(self, scored: Sequence[Known]) -> Sequence[Known]:
-        """The best quarter by score at the first rung, at least `ELITE`."""
-        sign = -1 if self.space.task.maximize else 1
-        ranked = sorted(scored, key=lambda known: (sign * (self.history.best(known) or 0.0), known.candidate.id))
-        return ranked[: max(ELITE, len(ranked) // 4)]
-
-    def _choose(self, among: Sequence[Known], rng: np.random.Generator) -> Known:
-        scores = np.array([self.history.best(known) for known in among], float)
-        children = np.array([known.children for known in among])
-        return among[evolution.choose_parent(scores, children, self.space.task.maximize, rng)]
-
-    def _candidate(self, source: str, arm: str, operator: str, parents: tuple[int, ...]) -> Candidate:
-        return Candidate(id=self.next_candidate, source=source, idea="", arm=arm, operator=operator, parents=parents)
-
-    def _gated(self, candidate: Candidate, slot: int) -> tuple[Entry, Flow[Outcome] | None]:
-        """The proposal with what its text says of it; and, if the gate turns it away, a flow that says so."""
-        gated = check(candidate.source, self.space.scope)
-        candidate = dataclasses.replace(candidate, idea=gated.idea, tunables=gated.tunables)
-        return entry_of(candidate, slot), _rejected(gated.failures[0]) if gated.failures else None
-
-    def _flow(self, task: Task, entry: Entry | None, trials: Sequence[Trial]) -> Flow[Outcome]:
-        """What carries a task out; made anew for a task that was cut off."""
-        place, slot = self.place, task.slot
-        if task.kind == "promote":
-            trial = self.history.trials[task.decision["trial"]]
-            return flows.promotion(place, slot, self.history.program_of(trial), trial, task.decision["rung"])
-        candidate = entry.candidate if entry else self.history.known[task.candidate].candidate
-        values = defaults(candidate.tunables)
-        if task.kind == "admit":
-            return flows.admission(place, slot, candidate.source, values)
-        if task.kind == "baseline":
-            reserved = task.decision["reserved"]
-            return flows.baseline(
-                place, slot, candidate.source, values, trials, lambda t: self._more_seeds(t, reserved)
-            )
-        facts = self.history.known[candidate.id].facts
-        assert facts is not None, f"candidate {candidate.id} was not admitted"
-        at_defaults = dict(trials[0].values) == values
-        return flows.first_rung(place, slot, candidate.source, facts, at_defaults, trials)
-
-    def _more_seeds(self, trial: Trial, reserved: Sequence[int]) -> list[Trial]:
-        """Trials with a draw's numbers and other seeds."""
-        made = []
-        for number in reserved:
-            made.append(dataclasses.replace(trial, id=number, seed=self._seed(number)))
-        return made
 
     def _say(self, slot: int) -> None:
         """Say once, and store, what a person should know: an arm that keeps failing."""
-        for arm in (RANDOM, "evolution"):
+        for text in self.strategy.remarks():
+            if text not in self.said:
+                self.said.add(text)
+                self.store.note(slot, text)
+                self.view.say(text)
+        for arm in (RANDOM, "evolution", CLAUDE, BLIND):
             text = f"{DEFAULT.patience} proposals of the arm {arm} were rejected in a row; others go on, if any can"
             if text not in self.said and benched(self.history.attempts, arm, DEFAULT.patience):
                 self.said.add(text)
@@ -479,19 +295,24 @@ class Search:
         entry_at = {entry.slot: entry for entry in entries}
         # In order of arrival, which of two equal candidates came first is known from the verdicts alone.
         self.admitted = {entry.candidate.id for entry in entries if entry.program is not None}
+        heard = [(row.pop("slot"), Message(**row)) for row in self.store.messages()]
         for task in tasks:
             self._learn(task.slot)
+            while heard and heard[0][0] <= task.slot:
+                self.strategy.steer(heard.pop(0)[1])
             made = [entry_at[task.slot]] if task.slot in entry_at else []
             asked = [trial for trial in trials if trial.id in task.decision.get("trials", [])]
-            self._apply(dataclasses.replace(task, outcome=None), made, asked)
+            self.strategy.apply(dataclasses.replace(task, outcome=None), made, asked)
+            self.unrevealed.append(task.slot)
             if task.outcome is None:
-                gated = check(made[0].candidate.source, self.space.scope).failures if made else ()
-                flow = _rejected(gated[0]) if gated else self._flow(task, made[0] if made else None, asked)
-                self._launch(task, flow)
+                self._launch(task, self.strategy.flow(task, made[0] if made else None, asked))
                 continue
             extra = [trial for trial in trials if trial.id in task.decision.get("reserved", [])]
             measured = [score for score in scores if score.slot == task.slot]
-            self.ended[task.slot] = (task, dict(task.outcome), measured, extra)
+            written = made[0].candidate if made and is_asked(task) else None
+            self.ended[task.slot] = _Ended(task, dict(task.outcome), measured, extra, written)
+        for _, message in heard:
+            self.strategy.steer(message)
         return tasks[-1].slot + 1 if tasks else 0
 
     # ---- showing
@@ -523,7 +344,7 @@ class Search:
              if rung else sum(t.kind == "first" for t in going))
             for rung, steps in enumerate(ladder.steps)
         ]  # fmt: skip
-        busy = [f"{running.task.kind} {running.task.candidate}" for running in self.flying.values()]
+        busy = [f"{running.task.kind} {running.task.candidate or ''}".strip() for running in self.flying.values()]
         return Snapshot(
             space=f"{self.space.name}@{self.space.version}",
             metric=self.space.task.metric,
@@ -556,12 +377,6 @@ class Search:
             return None
         left = (time.monotonic() - self.started) * (self.config.budget - trained) / trained
         return min(left, self.deadline - time.monotonic()) if self.deadline else left
-
-
-def _rejected(failure: Failure) -> Flow[Outcome]:
-    """The flow of a proposal that the gate turned away: no jobs."""
-    return Outcome(failure=failure)
-    yield  # a generator without a yield would be a function
 
 
 def _account(usage: dict[str, Any], event: Event) -> None:

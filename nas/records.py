@@ -88,15 +88,15 @@ class Failure:
     """Why a candidate or a trial ended without a score.
 
     Attributes:
-      stage: where it happened: `gate` (source text), `trace`, `program` (the exported bytes), `duplicate`, `train`, or
-        `machine`.
+      stage: where it happened: `model` (nothing usable was written), `gate` (source text), `trace`, `program` (the
+        exported bytes), `duplicate`, `train`, or `machine`.
       rule: short stable name of the reason, by which rejections are counted (`import`, `shape`, `flops`, `diverged`).
       message: one sentence that says what was found and what to change.
       line: line of the candidate's source, from 1, where there is one.
       blame: `candidate` is never retried; `machine` is, and is never held against the candidate.
     """
 
-    stage: Literal["gate", "trace", "program", "duplicate", "train", "machine"]
+    stage: Literal["model", "gate", "trace", "program", "duplicate", "train", "machine"]
     rule: str
     message: str
     line: int | None = None
@@ -144,6 +144,8 @@ class Program:
       fingerprint: hash of the canonical program, equal for equal programs however they are spelled.
       cost: what it costs.
       traits: what decides how to run it: `convolution`, `loop`.
+      profile: share of an inference's FLOPs by kind of operation.
+      sketch: of its structure without sizes; see `nas.admit.sketch`.
     """
 
     blobs: Mapping[str, bytes]
@@ -152,6 +154,8 @@ class Program:
     fingerprint: str
     cost: Cost
     traits: frozenset[str] = frozenset()
+    profile: Mapping[str, float] = field(default_factory=dict)
+    sketch: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +166,7 @@ class Candidate:
       id: sequence number in the run, from 1, baselines first.
       source: the module's text.
       idea: its docstring.
-      arm: which proposer wrote it: `baseline`, `random`, `evolution`, or `claude`.
+      arm: which proposer wrote it: `baseline`, `random`, `evolution`, `claude`, `claude_blind` or `guest`.
       operator: what the proposer did, for instance `insert conv`.
       parents: ids of the candidates it was made from.
       tunables: what its `TUNABLES` declares.

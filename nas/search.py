@@ -6,6 +6,7 @@ least one candidate was scored, 1 if none was, 2 if the arguments or the run wer
 """
 
 import argparse
+import contextlib
 import importlib.metadata
 import importlib.util
 import json
@@ -14,14 +15,17 @@ import platform
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nas import asking
 from nas.execute import Job
 from nas.execute.local import LocalExecutor
 from nas.flows import Place, preload
 from nas.leaderboard import write_table
+from nas.llm import LlmError
+from nas.llm.client import HOW_TO_SET_A_KEY, Settings
 from nas.loop import Config, Search, stop_on_signals
 from nas.progress import View, make_view
 from nas.space import SearchSpace, SpaceError, canonical, digest, load, names
@@ -52,17 +56,23 @@ def parser() -> argparse.ArgumentParser:
     add("--name", metavar="NAME", help="of the run's folder (space and time)")
     add("--results", type=Path, default=Path("results/runs"), metavar="DIR", help="where runs are kept (results/runs)")
     add("--resume", type=Path, metavar="DIR", help="continue the run in this folder; other choices are taken from it")
+    asking.add_arguments(made)
     add("--dry-run", action="store_true", help="print the ladder, the expected trainings and the time, and stop")
     add("--debug", action="store_true", help="show the traceback of an error")
     return made
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+def main(arguments: Sequence[str] | None = None, client: Any = None) -> int:
+    """Run the command line; returns the exit status.
+
+    Args:
+      arguments: of the command line; those of this process if None.
+      client: a client object of the SDK that reaches the model, for instance `anthropic.AsyncAnthropicBedrock()`.
+    """
     parsed = parser().parse_args(arguments)
     try:
-        return _run(parsed)
-    except (UsageError, SpaceError, StoreError) as error:
+        return _run(parsed, arguments, client)
+    except (UsageError, SpaceError, StoreError, LlmError) as error:
         if parsed.debug:
             traceback.print_exc()
         print(f"nas.search: {' '.join(str(error).split())}", file=sys.stderr)
@@ -78,7 +88,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _run(parsed: argparse.Namespace) -> int:
+def _run(parsed: argparse.Namespace, arguments: Sequence[str] | None, client: Any) -> int:
+    replayed = asking.replayed(parsed)
+    if replayed is not None:  # what is not said otherwise is as it was
+        kept = ("space", "budget", "seed", "lookahead", "order")
+        made = parser()
+        made.set_defaults(**{key: replayed[1][key] for key in kept})
+        parsed = made.parse_args(arguments)
     _check(parsed)
     store = Store(parsed.resume, write=True) if parsed.resume else None
     reference = store.config["space"] if store else canonical(parsed.space)
@@ -87,28 +103,53 @@ def _run(parsed: argparse.Namespace) -> int:
         return _dry_run(space, reference, parsed)
     accelerators = _accelerators()
     workers = parsed.workers or (len(accelerators) or _cores())
+    settings: Settings | None = None
     if store is None:
-        store = _create(parsed, space, reference, workers)
+        settings = asking.settings_of(parsed, client)
+        asking.make_sure(settings)
+        model = replayed[1]["model"] if replayed else asking.configure(parsed, settings)
+        more = {"model": model} | ({"replay": str(replayed[0])} if replayed else {})
+        store = _create(parsed, space, reference, workers, more)
+    elif "replay" not in store.config:
+        settings = asking.resumed(store.config.get("model"), client)
+        asking.make_sure(settings)
     config = store.config
     view = make_view()
     try:
         _say_start(view, store, config, space, resumed=bool(parsed.resume))
-        with LocalExecutor(workers, preload(space), accelerators) as executor:
+        with contextlib.ExitStack() as open_things:
+            executor: Any = open_things.enter_context(LocalExecutor(workers, preload(space), accelerators))
+            if config.get("model"):
+                replay = Path(config["replay"]) if "replay" in config else None
+                executor = asking.open_desk(executor, store, config["model"], settings, replay)
+                open_things.callback(executor.close)
             examples = _prepare(executor, store, reference)
             place = Place(
                 reference=reference, space=space, store=store, examples=examples, accelerators=len(accelerators),
                 platform=accelerators[0].partition(":")[0] if accelerators else "cpu",
             )  # fmt: skip
             deadline = time.monotonic() + 3600 * parsed.max_hours if parsed.max_hours else None
-            settings = Config(**{key: config[key] for key in ("budget", "seed", "lookahead", "order")})
-            search = Search(place, executor, settings, view, deadline)
+            search = Search(place, executor, _config(config), view, deadline)
+            if "replay" in config:
+                search.heard_before = asking.heard(Path(config["replay"]))
             with stop_on_signals(search, view.say):
                 finished = search.run()
-            search.tuner.sync(f"sqlite:///{store.path}", "nas")
+            search.strategy.tuner.sync(f"sqlite:///{store.path}", "nas")
     finally:
         view.close()
         store.close()
     return _end(store, finished, stopped=search.stopping)
+
+
+def _config(config: Mapping[str, Any]) -> Config:
+    """What the search is asked to do, from a run's configuration."""
+    model = config.get("model") or {}
+    return Config(
+        **{key: config[key] for key in ("budget", "seed", "lookahead", "order")},
+        author=asking.author_of(model),
+        forecasts=model.get("forecasts", False),
+        blind=model.get("blind", False),
+    )
 
 
 def _check(parsed: argparse.Namespace) -> None:
@@ -126,7 +167,9 @@ def _check(parsed: argparse.Namespace) -> None:
         raise UsageError(f"--name '{parsed.name}': give a plain folder name, without '/' and not starting with '.'")
 
 
-def _create(parsed: argparse.Namespace, space: SearchSpace, reference: str, workers: int) -> Store:
+def _create(
+    parsed: argparse.Namespace, space: SearchSpace, reference: str, workers: int, more: Mapping[str, Any]
+) -> Store:
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     name = parsed.name or f"{space.name.replace(':', '-')}-{stamp}"
     config: dict[str, Any] = {
@@ -147,6 +190,7 @@ def _create(parsed: argparse.Namespace, space: SearchSpace, reference: str, work
         "machine": machine() | {"workers": workers},
         "name": name,
         "created": stamp,
+        **more,
     }
     return Store.create(parsed.results / name, config)
 
@@ -176,7 +220,7 @@ def machine() -> dict[str, Any]:
 def _say_start(view: View, store: Store, config: dict[str, Any], space: SearchSpace, *, resumed: bool) -> None:
     view.say(
         f"{space.name}@{space.version}, budget {config['budget']}, seed {config['seed']}, run {store.folder}; "
-        "no model is asked: evolution, random sampling and tuning propose"
+        + _say_who(config)
     )
     if not resumed:
         return
@@ -193,7 +237,17 @@ def _say_start(view: View, store: Store, config: dict[str, Any], space: SearchSp
             view.say(f"warning: this machine's {key} differs from the run's; results may differ in the last bits")
 
 
-def _prepare(executor: LocalExecutor, store: Store, reference: str) -> int:
+def _say_who(config: Mapping[str, Any]) -> str:
+    model = config.get("model")
+    if model is None:
+        return f"no model is asked ({HOW_TO_SET_A_KEY}): evolution, random sampling and tuning propose"
+    if "replay" in config:
+        return f"the answers of {model['models']['propose']} are those of run {config['replay']}"
+    limit = f"at most ${model['max_usd']}" if model["max_usd"] else "no limit of dollars: --max-usd sets one"
+    return f"{model['models']['propose']} proposes beside evolution, random sampling and tuning ({limit})"
+
+
+def _prepare(executor: Any, store: Store, reference: str) -> int:
     """Make the training and validation arrays, unless they are there; returns how many validation examples."""
     folder = store.folder / "data"
     note = folder / "sizes.json"

@@ -16,6 +16,7 @@ from nas.judge.lift import Lift, Sample, lifts
 from nas.judge.noise import SeedNoise, seed_sigma
 from nas.progress import one_line
 from nas.records import Failure, Trial
+from nas.spending import Spending, spending
 from nas.store import Entry, Score, Store, StoreError, Task
 
 _CONFIG = ("space_name", "space_version", "metric", "maximize", "decimals", "ladder", "budget")
@@ -119,6 +120,7 @@ class Board:
       failed: trials that ended without a further score, by reason.
       arms: the proposers.
       cpu_s: processor time of the tasks that ended [s].
+      spending: what a model cost and brought, if one was asked.
     """
 
     config: Mapping[str, Any]
@@ -131,6 +133,7 @@ class Board:
     failed: Mapping[str, int]
     arms: Sequence[Arm]
     cpu_s: float
+    spending: Spending | None = None
 
 
 # ---- from the store to rows
@@ -272,6 +275,7 @@ def board(records: Records) -> Board:
     failures = [score.failure for score in records.scores if score.failure is not None]
     failures += untraced(records.tasks).values()
     found = ((rung, reference(records, rung)) for rung in range(len(records.config["ladder"]["steps"])))
+    first = reference(records, 0)
     return Board(
         config=records.config,
         rows=rank(records),
@@ -283,6 +287,14 @@ def board(records: Records) -> Board:
         failed=Counter(map(reason, failures)),
         arms=_arms(records),
         cpu_s=sum((task.usage or {}).get("cpu_s", 0.0) for task in records.tasks),
+        spending=spending(
+            records.tasks,
+            records.entries,
+            records.trials,
+            records.scores,
+            sign=records.sign,
+            sigma=first.noise.sigma if first else None,
+        ),
     )
 
 
@@ -301,7 +313,10 @@ def _arms(records: Records) -> list[Arm]:
     proposed = Counter(entry.candidate.arm for entry in records.entries)
     rejected = Counter(entry.candidate.arm for entry in records.entries if entry.failure is not None)
     draws = Counter(trial.arm for trial in records.trials)
-    order = {name: place for place, name in enumerate(("baseline", "random", "evolution", "claude", "tune"))}
+    order = {
+        name: place
+        for place, name in enumerate(("baseline", "random", "evolution", "claude", "claude_blind", "guest", "tune"))
+    }
     names = sorted(proposed.keys() | draws.keys(), key=lambda name: (order.get(name, len(order)), name))
     return [
         Arm(name=n, proposed=proposed[n], rejected=rejected[n], draws=draws[n], lift=estimates.get(n)) for n in names

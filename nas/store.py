@@ -31,7 +31,7 @@ from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
 from nas.records import Candidate, Failure, Point, Trial, to_plain, tunable_from_plain
 
-SCHEMA = 1
+SCHEMA = 2
 
 _tables = sa.MetaData()
 _run = sa.Table(
@@ -96,8 +96,20 @@ _note = sa.Table(
     sa.Column("text", sa.Text, nullable=False),
 )
 
-_UNREPEATABLE = {"usage"}
-"""Columns that two equal runs may differ in: seconds, memory, attempts."""
+_message = sa.Table(
+    "nas_message",
+    _tables,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("slot", sa.Integer, nullable=False),
+    sa.Column("id", sa.String(32), nullable=False, unique=True),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("author", sa.Text, nullable=False),
+    sa.Column("time", sa.String(40), nullable=False),
+    sa.Column("content", sa.JSON, nullable=False),
+)
+
+_UNREPEATABLE = {"usage", "time"}
+"""Columns that two equal runs may differ in: seconds, memory, attempts, money, hours."""
 
 
 class StoreError(RuntimeError):
@@ -110,8 +122,8 @@ class Task:
 
     Attributes:
       slot: place in the sequence of decisions; a slot that decided nothing has no task.
-      kind: `baseline`, `admit`, `first` (draws of one candidate to the first rung) or `promote`.
-      candidate: whom it is about.
+      kind: `baseline`, `admit`, `first` (draws of one candidate to the first rung), `promote` or `forecast`.
+      candidate: whom it is about; 0 for a forecast, which is about many.
       decision: everything that was decided, as plain data.
       outcome: what came of it, or None while it runs.
       usage: seconds and attempts; no decision may depend on it.
@@ -238,11 +250,16 @@ class Store:
         scores: Sequence[Score] = (),
         programs: Mapping[int, Mapping[str, Any]] | None = None,
         trials: Sequence[Trial] = (),
+        candidates: Sequence[Entry] = (),
     ) -> None:
-        """Store what came of a task: the scores it measured, programs of trials, and trials that it made itself."""
+        """Store what came of a task: scores, programs of trials, and the trials and candidates that it made itself."""
+        for entry in candidates:
+            write_file(self.source_path(entry.candidate.id), entry.candidate.source.encode())
         with self._friendly(), self.engine.begin() as connection:
             row = _task.update().where(_task.c.slot == slot)
             connection.execute(row.values(outcome=to_plain(outcome), usage=to_plain(usage)))
+            for entry in candidates:
+                connection.execute(_candidate.insert().values(**_entry_row(entry)))
             for trial in trials:
                 connection.execute(_trial.insert().values(slot=slot, **to_plain(trial)))
             for score in scores:
@@ -262,6 +279,15 @@ class Store:
         with self._friendly(), self.engine.begin() as connection:
             count = connection.execute(sa.select(sa.func.count()).select_from(_note)).scalar_one()
             connection.execute(_note.insert().values(id=count + 1, slot=slot, text=text))
+
+    def hear(self, slot: int, message: Mapping[str, Any]) -> bool:
+        """Store a message to the search at the slot where it first counts; False if it was stored before."""
+        with self._friendly(), self.engine.begin() as connection:
+            known = connection.execute(sa.select(_message.c.id)).scalars().all()
+            if message["id"] in known:
+                return False
+            connection.execute(_message.insert().values(number=len(known) + 1, slot=slot, **message))
+        return True
 
     # ---- reading
 
@@ -284,6 +310,10 @@ class Store:
             Score(**row | {"point": _maybe(Point, row["point"]), "failure": _maybe(Failure, row["failure"])})
             for row in self._rows(_score)
         ]
+
+    def messages(self) -> list[dict[str, Any]]:
+        """What people and other programs told the search: `slot` and the fields of a message, in order."""
+        return [{key: value for key, value in row.items() if key != "number"} for row in self._rows(_message)]
 
     def notes(self) -> list[str]:
         """What the search said in words, in order."""
@@ -372,7 +402,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def _repeatable(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in ("machine", "created", "name")}
+    return {key: value for key, value in config.items() if key not in ("machine", "created", "name", "replay")}
 
 
 def _entry_row(entry: Entry) -> dict[str, Any]:
@@ -393,7 +423,7 @@ def _maybe(kind: Any, plain: Mapping[str, Any] | None) -> Any:
 
 def dump(store: Store) -> Iterator[str]:
     """The run in canonical form: one JSON line a row, without times, places and attempts."""
-    for table in (_run, _task, _candidate, _trial, _score, _note):
+    for table in (_run, _task, _candidate, _trial, _score, _message, _note):
         for row in store._rows(table):
             kept = {key: value for key, value in row.items() if key not in _UNREPEATABLE}
             yield json.dumps({"table": table.name, **kept}, sort_keys=True)

@@ -11,15 +11,16 @@ ROOT = Path(nas.__file__).parent
 
 LAYERS = [
     {"nas.records"},
-    {"nas.api", "nas.space", "nas.execute"},
-    {"nas.store", "nas.judge", "nas.judge.*", "nas.execute.*", "nas.progress"},
+    {"nas.api", "nas.space", "nas.execute", "nas.llm"},
+    {"nas.store", "nas.judge", "nas.judge.*", "nas.execute.*", "nas.llm.*", "nas.progress"},
     {"nas.admit", "nas.admit.*", "nas.train", "nas.train.*", "nas.propose"},
-    {"nas.propose.*", "nas.standings"},
+    {"nas.propose.*", "nas.standings", "nas.spending", "nas.inbox"},
     {"nas.dossier"},
     {"nas.leaderboard"},
-    {"nas.flows", "nas.history", "nas.estimate"},
+    {"nas.flows", "nas.history", "nas.estimate", "nas.showing", "nas.propose.claude"},
+    {"nas.strategy", "nas.asking"},
     {"nas.loop", "nas.testing"},
-    {"nas.search", "nas.admit.__main__"},
+    {"nas.search", "nas.steer", "nas.admit.__main__"},
 ]
 """Lowest first; a module may import from its own layer and those below."""
 

@@ -16,6 +16,8 @@ from nas.search import main
 from nas.space import load
 from nas.standings import board, read
 from nas.store import Store, dump
+from tests.messages_server import MessagesServer
+from tests.scripted import Scripted
 
 RINGS = str(Path(__file__).parent / "spaces" / "rings.py")
 
@@ -287,9 +289,13 @@ def test_history_and_leaderboard_agree_on_the_noise_of_a_seed(finished: Path) ->
 
 def test_environment_secrets_reach_no_candidate(tmp_path: Path) -> None:
     """The search runs with a key in its environment; no process that it starts may have it."""
-    environment = {**os.environ, "ANTHROPIC_API_KEY": "sk-secret-canary"}
-    command = search(tmp_path, "keyed", budget=60)
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    server = MessagesServer(Scripted(load(RINGS)))
+    keys = {"ANTHROPIC_API_KEY": "sk-secret-canary", "NAS_API_KEY": "canary", "NAS_BASE_URL": server.url}
+    command = search(tmp_path, "keyed", "--price", "0/0", budget=60)
+    server.__enter__()
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, **keys}
+    )
     seen = set()
     try:
         deadline = time.monotonic() + 12
@@ -305,7 +311,9 @@ def test_environment_secrets_reach_no_candidate(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
+        server.__exit__(None, None, None)
     assert len(seen) > 3
+    assert server.requests, "the key was used, and yet no child saw it"
 
 
 def descendants(pid: int) -> list[int]:

@@ -6,7 +6,7 @@ before anything runs; XLA's own analysis takes a loop's body once. Nothing is co
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 from nas.admit.stablehlo import ELEMENTWISE, Block, Module, Operation, Rejected, Tensor, text
@@ -24,17 +24,21 @@ class Work:
       flops: floating-point operations, by the convention of `count`.
       inlined: operations after every call is replaced by its function's body: what is compiled.
       executed: operations that run, loop bodies times their trip count.
+      kinds: the FLOPs by kind of operation.
     """
 
     flops: int = 0
     inlined: int = 0
     executed: int = 0
+    kinds: dict[str, int] = field(default_factory=dict)
 
     def add(self, other: "Work", times: int = 1) -> None:
         """Add what `other` does, repeated `times` times."""
         self.flops += times * other.flops
         self.inlined += other.inlined
         self.executed += times * other.executed
+        for kind, flops in other.kinds.items():
+            self.kinds[kind] = self.kinds.get(kind, 0) + times * flops
 
 
 def count(module: Module) -> Work:
@@ -94,7 +98,8 @@ class _Counter:
     def _operation(self, operation: Operation) -> Work:
         name, types = operation.name, self._module.types
         if name in ELEMENTWISE:
-            return Work(types[operation.results[-1]].size, 1, 1)
+            size = types[operation.results[-1]].size
+            return Work(size, 1, 1, {"elementwise": size})
         work = Work(0, 1, 1)
         if name == "func.call":
             work.add(self.function(text(operation.attributes["callee"])))
@@ -105,16 +110,18 @@ class _Counter:
         elif name in ("stablehlo.case", "stablehlo.if"):
             branches = [self._block(block) for block in operation.blocks]
             work.flops += max(branch.flops for branch in branches)
+            work.kinds = max(branches, key=lambda branch: branch.flops).kinds
             work.inlined += sum(branch.inlined for branch in branches)
             work.executed += max(branch.executed for branch in branches)
         elif name in _RULES:
             bodies = [self._block(block) for block in operation.blocks]
-            work.flops += _RULES[name](
+            work.flops = _RULES[name](
                 operation,
                 [types[value] for value in operation.operands],
                 types[operation.results[0]],
                 [body.flops for body in bodies],
             )
+            work.kinds = {_KINDS.get(name, "reduction"): work.flops}
             work.inlined += sum(body.inlined for body in bodies)
         return work
 
@@ -223,6 +230,17 @@ _RULES: dict[str, Callable[[Operation, list[Tensor], Tensor, list[int]], int]] =
     "stablehlo.fft": _fourier,
     "stablehlo.composite": _composite,
 }
+
+
+_KINDS = {
+    "stablehlo.dot_general": "matmul",
+    "stablehlo.convolution": "convolution",
+    "stablehlo.scatter": "scatter",
+    "stablehlo.sort": "sort",
+    "stablehlo.fft": "fourier",
+    "stablehlo.composite": "composite",
+}
+"""What a person would call an operation that costs FLOPs; what is not here is a reduction."""
 
 
 def trip_count(module: Module, loop: Operation) -> int:

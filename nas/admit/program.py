@@ -14,6 +14,7 @@ from typing import Any
 
 from nas.admit.cost import Work, count
 from nas.admit.fingerprint import Graph, fingerprint, join
+from nas.admit.sketch import sketch
 from nas.admit.stablehlo import Block, Module, Operation, Reader, Rejected
 from nas.records import ARTIFACTS, Cost, Failure, Program, hash_blobs, to_plain
 from nas.space import Contract, Recipe, load
@@ -118,6 +119,8 @@ def _check(blobs: Mapping[str, bytes], param_leaves: int, contract: Contract, re
         digest=hash_blobs(blobs),
         fingerprint=fingerprint(graph),
         cost=_cost(params, flops, memory, work, recipe, reader.operations),
+        profile=_profile(work["eval"]),
+        sketch=sketch(graph),
         traits=_traits([artifacts[name].module for name in ("eval", "forward", "backward")]),
     )
 
@@ -278,6 +281,12 @@ def _cost(params: int, flops: int, memory: int, work: Mapping[str, Work], recipe
         memory_bytes=memory,
         ops=operations,
     )
+
+
+def _profile(work: Work) -> dict[str, float]:
+    """Share of the FLOPs of each kind of operation, the largest first."""
+    shares = {kind: round(flops / max(1, work.flops), 3) for kind, flops in work.kinds.items()}
+    return {kind: share for kind, share in sorted(shares.items(), key=lambda item: (-item[1], item[0])) if share}
 
 
 def _traits(modules: Sequence[Module]) -> frozenset[str]:

@@ -1,0 +1,193 @@
+"""Which model a run asks, if any: from arguments and the environment to a desk.
+
+A run's configuration holds everything about the model that its results may depend on, under `model`, and never a key;
+a resumed run takes it from there. `--proposer replay:RUN` takes the configuration of the other run as a whole, so that
+the same questions are asked, and answers them from its transcript.
+"""
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import replace
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+
+from nas.execute import Executor
+from nas.inbox import Message
+from nas.llm import LlmError, Role
+from nas.llm.client import HOW_TO_SET_A_KEY, Client, Settings, resolve
+from nas.llm.desk import Desk
+from nas.llm.ledger import Ledger
+from nas.llm.price import Price, prices_for, read_price
+from nas.llm.transcript import Replay, Transcript
+from nas.propose.claude import Author
+from nas.store import Store
+
+REPLAY = "replay:"
+DEADLINE_S = 600.0
+"""Longest time that one call may take, its repetitions included [s]."""
+BACKOFF_S = 2.0
+"""First wait between two attempts, if the server asks for none [s]; it doubles."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The part of the command line that is about the model."""
+    add = parser.add_argument_group("the model", "Without a key nothing is asked, and evolution proposes.").add_argument
+    add("--proposer", default="auto", metavar="WHO",
+        help="auto (a model if there is a key), claude, evolution, or replay:RUN (auto)")  # fmt: skip
+    add("--model", metavar="ID", help="the model's id (NAS_MODEL, ANTHROPIC_MODEL, claude-sonnet-5-5)")
+    add("--base-url", metavar="URL", help="a server that speaks /v1/messages (NAS_BASE_URL)")
+    add(
+        "--effort", choices=("low", "medium", "high", "xhigh", "max"), help="of the model (medium; none to a local one)"
+    )
+    add("--max-usd", metavar="USD", help="most that the model may cost (no limit)")
+    add("--max-calls", type=int, metavar="N", help="most calls to the model (no limit)")
+    add("--price", metavar="IN/OUT", help="dollars for a million tokens, of a model that is in no table; 0/0 is free")
+    add("--no-forecasts", action="store_true", help="have the model write candidates only")
+    add("--blind-control", action="store_true", help="a further arm: the model writes without knowing any results")
+
+
+def settings_of(parsed: argparse.Namespace, client: Any = None) -> Settings | None:
+    """Which model answers, by the command line and the environment; None if none does.
+
+    Raises:
+      LlmError: what was asked for cannot be had.
+    """
+    if parsed.proposer == "evolution" or parsed.proposer.startswith(REPLAY):
+        return None
+    if parsed.proposer not in ("auto", "claude"):
+        text = "it is auto, claude, evolution, or replay: and the folder of a run"
+        raise LlmError(f"--proposer '{parsed.proposer}' is not known; {text}")
+    found = resolve(model=parsed.model, base_url=parsed.base_url, client=client)
+    if found is None and parsed.proposer == "claude":
+        raise LlmError(f"--proposer claude needs a key; {HOW_TO_SET_A_KEY}")
+    return found
+
+
+def configure(parsed: argparse.Namespace, settings: Settings | None) -> dict[str, Any] | None:
+    """What a new run's configuration says about the model; None if none is asked.
+
+    Raises:
+      LlmError: a limit or a price cannot be used, or what a model costs is not known.
+    """
+    if settings is None:
+        return None
+    if parsed.max_calls is not None and parsed.max_calls < 1:
+        raise LlmError(f"--max-calls {parsed.max_calls}: give 1 or more, or leave it out")
+    made = {
+        "models": dict(settings.models),
+        "base_url": settings.base_url,
+        "local": settings.local,
+        "effort": parsed.effort or (None if settings.local else "medium"),
+        "max_usd": parsed.max_usd,
+        "max_calls": parsed.max_calls,
+        "price": parsed.price,
+        "forecasts": not parsed.no_forecasts,
+        "blind": parsed.blind_control,
+    }
+    _prices(made)
+    _limit(made)
+    return made
+
+
+def author_of(model: Mapping[str, Any] | None) -> Author | None:
+    """How a run with this configuration has a model write."""
+    return Author(models=model["models"], effort=model["effort"]) if model else None
+
+
+def resumed(model: Mapping[str, Any] | None, client: Any = None) -> Settings | None:
+    """The settings of a run that is continued, with a key from the environment.
+
+    Raises:
+      LlmError: the run has a model, and there is no key for it now.
+    """
+    if model is None:
+        return None
+    roles: dict[Role, str] = dict(model["models"])
+    found = resolve(base_url=None if client else model["base_url"], roles=roles, client=client)
+    if found is None or not client and found.base_url != model["base_url"]:
+        raise LlmError(f"this run asks {roles['propose']} at {model['base_url'] or 'Anthropic'}; {HOW_TO_SET_A_KEY}")
+    return replace(found, local=model["local"])
+
+
+def replayed(parsed: argparse.Namespace) -> tuple[Path, dict[str, Any]] | None:
+    """The run to be replayed and its configuration, or None.
+
+    Raises:
+      StoreError: there is no such run.
+      LlmError: it asked no model.
+    """
+    if not parsed.proposer.startswith(REPLAY):
+        return None
+    folder = Path(parsed.proposer.removeprefix(REPLAY))
+    store = Store(folder)
+    config = store.config
+    store.close()
+    if not config.get("model"):
+        raise LlmError(f"'{folder}' asked no model, so there is nothing to replay; repeat it with its --seed instead")
+    return folder, config
+
+
+def make_sure(settings: Settings | None) -> None:
+    """Find out before anything is trained whether the model would answer.
+
+    Raises:
+      LlmError: the key is not accepted, the model not known, or the server not there.
+    """
+    if settings is not None:
+        client = Client(settings, deadline_s=DEADLINE_S, backoff_s=BACKOFF_S)
+        try:
+            client.check()
+        finally:
+            client.close()
+
+
+def heard(folder: Path) -> dict[int, list[Message]]:
+    """The messages that a run was told, by the slot where they counted."""
+    store = Store(folder)
+    found: dict[int, list[Message]] = {}
+    for row in store.messages():
+        found.setdefault(row.pop("slot"), []).append(Message(**row))
+    store.close()
+    return found
+
+
+def open_desk(
+    executor: Executor, store: Store, model: Mapping[str, Any], settings: Settings | None, replay: Path | None
+) -> Desk:
+    """A desk for a run.
+
+    Raises:
+      LlmError: the transcript cannot be used.
+    """
+    transcript = Transcript(store.folder / "transcript")
+    ledger = Ledger(
+        _limit(model), _prices(model), limit_calls=model["max_calls"], before=transcript.begin
+    )  # fmt: skip
+    ledger.restore(transcript.settled())
+    if settings is None:
+        assert replay is not None, "a run with a model has a key or a transcript"
+        return Desk(executor, transcript, ledger, Replay(replay / "transcript"))
+    return Desk(
+        executor, transcript, ledger, Client(settings, deadline_s=DEADLINE_S, backoff_s=BACKOFF_S, purse=ledger)
+    )
+
+
+def _prices(model: Mapping[str, Any]) -> Mapping[str, Price]:
+    """Prices that go before the table; every model must have one, unless calls are limited and dollars are not."""
+    extra = {name: read_price(model["price"]) for name in model["models"].values()} if model["price"] else {}
+    if model["max_usd"] is not None or model["max_calls"] is None:
+        prices_for(model["models"].values(), extra)
+    return extra
+
+
+def _limit(model: Mapping[str, Any]) -> Decimal | None:
+    if model["max_usd"] is None:
+        return None
+    try:
+        limit = Decimal(model["max_usd"])
+    except InvalidOperation:
+        limit = Decimal(-1)
+    if not (limit.is_finite() and limit > 0):
+        raise LlmError(f"--max-usd {model['max_usd']}: give an amount of dollars above 0, for instance 5")
+    return limit

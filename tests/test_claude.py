@@ -1,0 +1,286 @@
+"""A search that asks a model: the whole loop on a real server, with faults, killed, replayed, refused, directed."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nas import asking, inbox, steer
+from nas.admit.sketch import similarity
+from nas.llm.transcript import read_call
+from nas.propose.claude import Others
+from nas.search import main
+from nas.space import load
+from nas.spending import spending
+from nas.standings import read
+from nas.store import Store, dump
+from tests.messages_server import TRANSIENT, Chance, MessagesServer
+from tests.scripted import Scripted
+
+RINGS = str(Path(__file__).parent / "spaces" / "rings.py")
+BUDGET = "20"
+
+
+def command(folder: Path, name: str, *more: str) -> list[str]:
+    chosen = [
+        "--space",
+        RINGS,
+        "--budget",
+        BUDGET,
+        "--lookahead",
+        "6",
+        "--price",
+        "2/10",
+        "--blind-control",
+        "--seed",
+        "2",
+    ]
+    return [*chosen, "--results", str(folder), "--name", name, *more]
+
+
+def reach(server: MessagesServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have searches of this process ask the server, and not be patient."""
+    monkeypatch.setenv("NAS_BASE_URL", server.url)
+    monkeypatch.setenv("NAS_API_KEY", "any")
+    monkeypatch.setattr(asking, "DEADLINE_S", 4.0)
+    monkeypatch.setattr(asking, "BACKOFF_S", 0.01)
+
+
+def lines(run: Path) -> list[str]:
+    store = Store(run)
+    try:
+        return [re.sub(r"127\.0\.0\.1:\d+", "server", line) for line in dump(store)]
+    finally:
+        store.close()
+
+
+def calls(run: Path) -> list[dict[str, Any]]:
+    return [call for task in Store(run).tasks() for call in (task.outcome or {}).get("calls", ())]
+
+
+def spent(run: Path, key: str) -> Any:
+    return sum(call[key] for task in Store(run).tasks() for call in (task.usage or {}).get("calls", ()))
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, MessagesServer]]:
+    """A search that a scripted model took part in."""
+    folder = tmp_path_factory.mktemp("asked")
+    with pytest.MonkeyPatch.context() as monkeypatch, MessagesServer(Scripted(load(RINGS))) as server:
+        reach(server, monkeypatch)
+        assert main(command(folder, "whole")) == 0
+        yield folder / "whole", server
+
+
+def test_what_the_model_wrote_is_trained_and_its_drafts_are_kept(asked: tuple[Path, MessagesServer]) -> None:
+    run, _ = asked
+    records = read(Store(run))
+    written = [e for e in records.entries if e.candidate.arm in ("claude", "claude_blind") and e.program is not None]
+    assert {e.candidate.arm for e in written} == {"claude", "claude_blind"}
+    assert all("class Model" in e.candidate.source and e.candidate.idea for e in written)
+    assert {t.candidate for t in records.trials} >= {e.candidate.id for e in written}
+    drafts = [d for task in records.tasks for d in (task.outcome or {}).get("drafts", ())]
+    assert any(d["failure"]["rule"] == "import" for d in drafts)
+    found = spending(records.tasks, records.entries, records.trials, records.scores, sign=1, sigma=0.0)
+    assert found is not None and found.drafts == len(drafts) and found.candidates == len(written)
+
+
+def test_tokens_and_dollars_are_those_that_the_server_billed(asked: tuple[Path, MessagesServer]) -> None:
+    run, server = asked
+    billed = server.account.billed()["claude-sonnet-5-5"]
+    checks = len([r for r in server.requests if r.body.get("max_tokens") == 1])
+    prompt = billed["input_tokens"] + billed["cache_creation_input_tokens"] + billed["cache_read_input_tokens"]
+    assert spent(run, "output_tokens") == billed["output_tokens"] - checks
+    assert spent(run, "prompt_tokens") == prompt - checks
+    usd = sum(Decimal(call["usd"]) for task in Store(run).tasks() for call in (task.usage or {}).get("calls", ()))
+    assert usd == (2 * spent(run, "prompt_tokens") + 10 * spent(run, "output_tokens")) / Decimal(1_000_000)
+
+
+def test_forecasts_are_asked_once_for_a_trial_and_take_part(asked: tuple[Path, MessagesServer]) -> None:
+    tasks = Store(asked[0]).tasks()
+    rounds = [task for task in tasks if task.kind == "forecast"]
+    assert rounds and all((task.outcome or {})["forecasts"] for task in rounds)
+    for rung in (0, 1):
+        about = [trial for task in rounds if task.decision["rung"] == rung for trial in task.decision["trials"]]
+        assert len(about) == len(set(about))
+    choices = [task.decision["choice"] for task in tasks if task.kind == "promote"]
+    assert any(choice["x"] is not None for choice in choices)
+
+
+def test_frozen_part_of_the_prompt_is_the_same_bytes_in_every_proposal(asked: tuple[Path, MessagesServer]) -> None:
+    requests = [read_call(path).request for path in sorted((asked[0] / "transcript").glob("*.json"))]
+    assert len({request.system[0] for request in requests if request.role != "forecast"}) == 1
+    assert len({request.system[0] for request in requests if request.role == "forecast"}) == 1
+
+
+def test_blind_arm_is_told_no_results(asked: tuple[Path, MessagesServer]) -> None:
+    run, _ = asked
+    blind = {task.slot for task in Store(run).tasks() if task.decision.get("arm") == "claude_blind"}
+    told = [read_call(path).request for path in (run / "transcript").glob("*.json")]
+    mine = [request for request in told if int(request.id.split(".")[0]) in blind]
+    others = [request for request in told if request not in mine and request.role == "propose"]
+    assert mine and all(len(request.system) == 1 and "The parent" not in request.messages[0][1] for request in mine)
+    assert any(len(request.system) == 2 for request in others)
+
+
+def test_faults_in_a_fifth_of_the_calls_change_nothing(
+    asked: tuple[Path, MessagesServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [name for name in TRANSIENT if name not in ("hang", "stall")]
+    with MessagesServer(Scripted(load(RINGS)), chance=Chance(0.2, seed=3, names=names)) as server:
+        reach(server, monkeypatch)
+        assert main(command(tmp_path, "faulty")) == 0
+        billed = server.account.billed()["claude-sonnet-5-5"]
+        assert len(server.requests) > len(asked[1].requests)
+    assert lines(tmp_path / "faulty") == lines(asked[0])
+    assert spent(tmp_path / "faulty", "output_tokens") >= billed["output_tokens"] - 5
+
+
+def test_replay_needs_no_server_and_gives_the_same_store(
+    asked: tuple[Path, MessagesServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NAS_BASE_URL", raising=False)
+    assert main(["--proposer", f"replay:{asked[0]}", "--results", str(tmp_path), "--name", "again"]) == 0
+    assert lines(tmp_path / "again") == lines(asked[0])
+
+
+def test_killed_and_resumed_run_asks_nothing_twice_and_ends_the_same(
+    asked: tuple[Path, MessagesServer], tmp_path: Path
+) -> None:
+    with MessagesServer(Scripted(load(RINGS))) as server:
+        environment = {**os.environ, "NAS_BASE_URL": server.url, "NAS_API_KEY": "any"}
+        start = [sys.executable, "-m", "nas.search", *command(tmp_path, "killed")]
+        run = tmp_path / "killed"
+        answered: set[str] = set()
+        for count in (4, 9, None):
+            process = subprocess.Popen(start, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            while count is not None and process.poll() is None and len(answered) < count:
+                time.sleep(0.02)
+                answered = {path.name for path in (run / "transcript").glob("*.json")}
+            if count is not None:
+                process.send_signal(signal.SIGKILL)
+            process.communicate()
+            start = [sys.executable, "-m", "nas.search", "--resume", str(run)]
+        assert process.returncode == 0
+        again = [path.name for path in (run / "transcript").glob("*.json") if ".2.json" in path.name]
+        assert not again
+    assert lines(run) == lines(asked[0])
+
+
+def test_a_model_that_declines_is_given_up_and_the_search_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with MessagesServer(Scripted(load(RINGS), refused=True)) as server:
+        reach(server, monkeypatch)
+        assert main(command(tmp_path, "declined")) == 0
+    run = tmp_path / "declined"
+    assert {call["outcome"] for call in calls(run)} == {"refused"}
+    assert len(calls(run)) < 20
+    (said,) = [note for note in Store(run).notes() if "asked no more" in note]
+    assert "declined" in said and "frontier_llm" in said
+    assert "refused" in capsys.readouterr().out
+    assert len([e for e in Store(run).entries() if e.program is not None]) == int(BUDGET) + 2
+
+
+def test_limit_of_dollars_ends_the_model_and_not_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with MessagesServer(Scripted(load(RINGS))) as server:
+        reach(server, monkeypatch)
+        assert main(command(tmp_path, "poor", "--max-usd", "0.45")) == 0
+        billed = server.account.billed()["claude-sonnet-5-5"]
+    assert Decimal(2 * billed["input_tokens"] + 10 * billed["output_tokens"]) / 1_000_000 <= Decimal("0.45")
+    assert any("asked no more" in note and "$0.45" in note for note in Store(tmp_path / "poor").notes())
+
+
+def test_bad_key_is_one_line_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with MessagesServer(keys=["right"]) as server:
+        reach(server, monkeypatch)
+        assert main(command(tmp_path, "never")) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "NAS_API_KEY" in error
+    assert not (tmp_path / "never").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--max-usd", "nothing"], "--max-usd nothing"),
+        (["--max-usd", "-1"], "--max-usd -1"),
+        (["--price", "cheap"], "'cheap' is no price"),
+        (["--proposer", "oracle"], "--proposer 'oracle'"),
+        (["--proposer", "replay:/nowhere"], "holds no run"),
+        (["--max-calls", "0"], "--max-calls 0"),
+    ],
+)
+def test_nonsense_about_the_model_is_one_line(
+    more: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with MessagesServer() as server:
+        reach(server, monkeypatch)
+        assert main(command(tmp_path, "never", *more)) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+def test_a_model_without_a_price_is_an_error_with_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with MessagesServer() as server:
+        reach(server, monkeypatch)
+        assert main(["--space", RINGS, "--results", str(tmp_path), "--model", "my-llama"]) == 2
+    assert "--price" in capsys.readouterr().err
+
+
+def test_people_direct_and_a_replay_hears_them_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "steered"
+    with MessagesServer(Scripted(load(RINGS))) as server:
+        reach(server, monkeypatch)
+        main(command(tmp_path, "steered", "--max-hours", "0.0012"))
+        known = [e.candidate.id for e in Store(run).entries() if e.candidate.arm == "random"]
+        assert steer.main([str(run), "--note", "try gates", "--author", "Ada"]) == 0
+        assert steer.main([str(run), "--kind", "simplification"]) == 0
+        assert steer.main([str(run), "--veto", str(known[0])]) == 0
+        source = next(iter(load(RINGS).baselines.values())).replace("spec.length", "spec.length + 0")
+        guest = inbox.message("proposal", "a program", source=source.replace("reshape", "astype('float32').reshape"))
+        inbox.put(run, guest)
+        assert main(["--resume", str(run)]) == 0
+        later = [json.dumps(request.body) for request in server.requests]
+    assert any("try gates" in body for body in later)
+    store = Store(run)
+    assert [(m["kind"], m["author"]) for m in store.messages()][0] == ("note", "Ada")
+    promoted = [t.candidate for t in store.tasks() if t.kind == "promote" and t.decision["rung"] == 2]
+    assert known[0] not in promoted
+    assert any(t.decision.get("asked") and t.decision["kind"] == "simplification" for t in store.tasks())
+    (candidate,) = [e for e in store.entries() if e.candidate.arm == "guest"]
+    assert candidate.candidate.operator == f"guest {guest.id}"
+    assert main(["--proposer", f"replay:{run}", "--results", str(tmp_path), "--name", "again"]) == 0
+    assert lines(tmp_path / "again") == lines(run)
+
+
+def test_steering_of_what_is_not_there_is_one_line(
+    asked: tuple[Path, MessagesServer], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert steer.main([str(tmp_path), "--note", "hello"]) == 2
+    assert steer.main([str(asked[0]), "--veto", "999"]) == 2
+    assert steer.main([str(asked[0]), "--note", " "]) == 2
+    assert capsys.readouterr().err.count("\n") == 3
+
+
+def test_a_program_that_differs_in_sizes_alone_is_too_near() -> None:
+    others = Others(fingerprints={"a": 3}, sketches={3: (1, 2, 3, 4), 4: tuple(range(100, 200))})
+    assert others.too_near({"fingerprint": "b", "sketch": (1, 2, 3, 9)}) is None
+    near = others.too_near({"fingerprint": "b", "sketch": tuple(range(100, 200))})
+    assert near is not None and near.rule == "near" and "candidate 4" in near.message
+    same = others.too_near({"fingerprint": "a", "sketch": ()})
+    assert same is not None and same.rule == "duplicate"
+    assert similarity((1, 2, 3), (1, 2, 4)) == 0.5
