@@ -1,6 +1,7 @@
 """One candidate of a run, for `python -m nas.leaderboard RUN --show ID`: idea, source, failure, curve, lineage."""
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import TextIO
 
 from rich.box import SIMPLE_HEAD
@@ -9,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nas.progress import one_line, plain_console, short, size, visible
-from nas.records import Value
+from nas.records import Failure, Value
 from nas.standings import Records, Row, rank, reason, untraced
 from nas.store import Entry, StoreError
 
@@ -33,6 +34,8 @@ def write_candidate(records: Records, candidate: int, stream: TextIO) -> None:
     for line in entry.candidate.idea.splitlines():
         console.print(Text(one_line(line)))
     console.print(Text(_program(entry)))
+    for line in _written(records, entry):
+        console.print(Text(one_line(line)))
     _write_trials(console, records, candidate)
     _write_lineage(console, records, entries, rows, candidate)
     console.print(Text("\nsource", style="bold"))
@@ -70,6 +73,20 @@ def _program(entry: Entry) -> str:
         f"program {entry.program['fingerprint'][:12]}",
     )
     return one_line(" · ".join(parts))
+
+
+def _written(records: Records, entry: Entry) -> list[str]:
+    """What the model that wrote a candidate claimed for it, and what it took."""
+    task = next((task for task in records.tasks if task.slot == entry.slot), None)
+    outcome, usage = (task.outcome or {}, task.usage or {}) if task else ({}, {})
+    said = [f"{name}: {text}" for name, text in outcome.get("claims", {}).items() if text]
+    said += [f"sent back: {Failure(**draft['failure'])}" for draft in outcome.get("drafts", ())]
+    calls = usage.get("calls", ())
+    if calls:
+        costs = [call["usd"] for call in calls]
+        dollars = "at a price that is not known" if None in costs else f"for ${sum(map(Decimal, costs)):.4f}"
+        said.append(f"written in {len(calls)} calls {dollars}")
+    return said
 
 
 def _write_trials(console: Console, records: Records, candidate: int) -> None:

@@ -36,6 +36,8 @@ from nas.store import Store, StoreError
 RESULTS = Path("results/runs")
 """Where runs are looked for by name."""
 
+MESSAGES = 5
+"""Messages of people under a table, the last ones."""
 TOP = 20
 """Rows, besides the baselines, of a table made for reading, unless told otherwise."""
 
@@ -90,8 +92,20 @@ def caption(board: Board) -> list[str]:
         f"arms: {'; '.join(arms) or 'none'}",
         f"lift over random: {_lifts(board.arms)}",
         *(spending.lines(board.spending) if board.spending else ()),
+        *_told(board.messages),
     ]
     return [one_line(line) for line in lines]
+
+
+def _told(messages: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What people said to the search, the last of it; proposals stand in the table."""
+    said = [message for message in messages if message["kind"] != "proposal"]
+    lines = []
+    for message in said[-MESSAGES:]:
+        what = message["content"].get("text") or message["content"].get("candidate", "")
+        lines.append(f"{message['time']} {message['author']}: {message['kind']} {what}"[:200])
+    hidden = len(said) - len(lines)
+    return ([f"{hidden} earlier messages are not shown"] if hidden else []) + lines
 
 
 def _lifts(arms: Sequence[Arm]) -> str:

@@ -98,6 +98,7 @@ class Records:
     entries: Sequence[Entry]
     trials: Sequence[Trial]
     scores: Sequence[Score]
+    messages: Sequence[Mapping[str, Any]] = ()
 
     @property
     def sign(self) -> int:
@@ -121,6 +122,7 @@ class Board:
       arms: the proposers.
       cpu_s: processor time of the tasks that ended [s].
       spending: what a model cost and brought, if one was asked.
+      messages: what people and other programs told the search, in order.
     """
 
     config: Mapping[str, Any]
@@ -134,6 +136,7 @@ class Board:
     arms: Sequence[Arm]
     cpu_s: float
     spending: Spending | None = None
+    messages: Sequence[Mapping[str, Any]] = ()
 
 
 # ---- from the store to rows
@@ -261,7 +264,8 @@ def read(store: Store) -> Records:
         missing = [key for key in _CONFIG if key not in config]
         if missing:
             raise KeyError(f"run.json says nothing about {', '.join(missing)}")
-        return Records(config=config, tasks=tasks, scores=scores, trials=trials, entries=store.entries())
+        told = store.messages()
+        return Records(config=config, tasks=tasks, scores=scores, trials=trials, entries=store.entries(), messages=told)
     except (ValueError, KeyError, TypeError, OSError) as error:  # damage that the database itself does not notice
         reason = one_line(f"{type(error).__name__}: {error}")
         text = f"the run in '{store.folder}' holds what cannot be read ({reason}); mend or restore its files"
@@ -295,6 +299,7 @@ def board(records: Records) -> Board:
             sign=records.sign,
             sigma=first.noise.sigma if first else None,
         ),
+        messages=records.messages,
     )
 
 

@@ -459,7 +459,16 @@ class Strategy:
         )  # fmt: skip
         others = Others(fingerprints=dict(self.history.fingerprints), sketches=dict(self.history.sketches))
         rng = np.random.default_rng([self.config.seed, task.slot, 1])
-        return claude.write(self.place, task.slot, _draft(task), view, author, others, rng)
+        return claude.write(self.place, task.slot, _draft(task), view, author, others, rng, self._weights())
+
+    def _weights(self) -> dict[int, float]:
+        """What the search thinks of each candidate as a parent."""
+        known = [k for k in self.history.scored() if k.candidate.id not in self.steering.vetoed]
+        if not known:
+            return {}
+        scores = np.array([self.history.best(k) for k in known], float)
+        found = evolution.parent_weights(scores, np.array([k.children for k in known]), self.space.task.maximize)
+        return {k.candidate.id: float(weight) for k, weight in zip(known, found, strict=True)}
 
     def _forecast(self, task: Task) -> Asking[Outcome]:
         author = self.config.author

@@ -52,7 +52,9 @@ class Scripted:
             told = [{"id": int(i), "why": "a guess", "probability": float(rng.random())} for i in ids[1].split(",")]
             return json.dumps({"forecasts": told})
         if "<ideas> block only" in last:
-            return f"<ideas>\n{json.dumps(IDEAS)}\n</ideas>"
+            shown = re.findall(r"(?m)^- #(\d+)", "".join(block for block in _blocks(body)))
+            wish = {"parent": int(rng.choice([int(i) for i in shown])), "kind": "mixer"} if shown else {}
+            return f"<ideas>\n{json.dumps([idea | wish for idea in IDEAS])}\n</ideas>"
         if rng.random() < self.garbled:
             return "I would rather talk about the weather."
         source = grammar.sample(self.space, rng)
@@ -60,6 +62,11 @@ class Scripted:
             source = source.replace("class Model", "import os\n\n\nclass Model")
         meta = {"hypothesis": "it learns faster", "refutes": "it does not", "parents": [], "kind": "free"}
         return f"<meta>\n{json.dumps(meta)}\n</meta>\n<code>\n{source}\n</code>"
+
+
+def _blocks(body: dict[str, Any]) -> list[str]:
+    system = body.get("system") or ""
+    return [system] if isinstance(system, str) else [block["text"] for block in system[1:]]
 
 
 def _text_of(body: dict[str, Any]) -> str:

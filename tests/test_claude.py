@@ -16,6 +16,7 @@ import pytest
 
 from nas import asking, inbox, steer
 from nas.admit.sketch import similarity
+from nas.leaderboard import main as leaderboard
 from nas.llm.transcript import read_call
 from nas.propose.claude import Others
 from nas.search import main
@@ -92,6 +93,19 @@ def test_what_the_model_wrote_is_trained_and_its_drafts_are_kept(asked: tuple[Pa
     assert any(d["failure"]["rule"] == "import" for d in drafts)
     found = spending(records.tasks, records.entries, records.trials, records.scores, sign=1, sigma=0.0)
     assert found is not None and found.drafts == len(drafts) and found.candidates == len(written)
+
+
+def test_one_candidate_is_shown_with_what_its_writer_claimed(
+    asked: tuple[Path, MessagesServer], capsys: pytest.CaptureFixture[str]
+) -> None:
+    repaired = next(
+        task
+        for task in Store(asked[0]).tasks()
+        if (task.outcome or {}).get("drafts") and (task.outcome or {}).get("facts")
+    )
+    assert leaderboard([str(asked[0]), "--show", str(repaired.candidate)]) == 0
+    shown = capsys.readouterr().out
+    assert "hypothesis: it learns faster" in shown and "sent back: " in shown and "calls for $0." in shown
 
 
 def test_tokens_and_dollars_are_those_that_the_server_billed(asked: tuple[Path, MessagesServer]) -> None:
@@ -171,8 +185,10 @@ def test_killed_and_resumed_run_asks_nothing_twice_and_ends_the_same(
             process.communicate()
             start = [sys.executable, "-m", "nas.search", "--resume", str(run)]
         assert process.returncode == 0
-        again = [path.name for path in (run / "transcript").glob("*.json") if ".2.json" in path.name]
-        assert not again
+        # Asked again is only what had no answer yet when the run was killed.
+        again = [path for path in (run / "transcript").glob("*.2.json")]
+        assert not any(path.with_name(path.name.replace(".2.json", ".json")).exists() for path in again)
+        assert len(answered) >= 9
     assert lines(run) == lines(asked[0])
 
 
@@ -241,7 +257,9 @@ def test_a_model_without_a_price_is_an_error_with_a_remedy(
     assert "--price" in capsys.readouterr().err
 
 
-def test_people_direct_and_a_replay_hears_them_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_people_direct_and_a_replay_hears_them_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "steered"
     with MessagesServer(Scripted(load(RINGS))) as server:
         reach(server, monkeypatch)
@@ -261,6 +279,9 @@ def test_people_direct_and_a_replay_hears_them_too(tmp_path: Path, monkeypatch: 
     promoted = [t.candidate for t in store.tasks() if t.kind == "promote" and t.decision["rung"] == 2]
     assert known[0] not in promoted
     assert any(t.decision.get("asked") and t.decision["kind"] == "simplification" for t in store.tasks())
+    capsys.readouterr()
+    assert leaderboard([str(run)]) == 0
+    assert "Ada: note try gates" in capsys.readouterr().out
     (candidate,) = [e for e in store.entries() if e.candidate.arm == "guest"]
     assert candidate.candidate.operator == f"guest {guest.id}"
     assert main(["--proposer", f"replay:{run}", "--results", str(tmp_path), "--name", "again"]) == 0

@@ -1,11 +1,14 @@
+import json
 import math
 import random
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.optimize import minimize
 
+from benchmarks import forecasters
 from benchmarks.curves import Curves, kendall, noisy, slow_starters
 from nas.judge import forecast, rungs
 from nas.judge.forecast import (
@@ -303,7 +306,7 @@ def test_fit_is_the_maximum_that_a_general_optimiser_finds(b: float, w: float, c
     assert found.resolved == sum(e.x is not None for e in evidence)
 
 
-def test_full_newton_steps_diverge_where_limited_ones_do_not() -> None:
+def test_full_newton_steps_diverge_where_halved_ones_do_not() -> None:
     """A forecaster that is sure and mostly wrong: the curvature where the priors are is next to nothing."""
     diverged = 0
     for seed in range(20):
@@ -392,7 +395,7 @@ def test_calibration_compares_with_the_base_rate() -> None:
     assert calibration([Evidence(rung=1, z=0.0, x=None, y=True)]) == {}
 
 
-# ---- the curves that the benchmark searches among
+# ---- the benchmark
 
 
 @pytest.mark.parametrize("make", [slow_starters, noisy])
@@ -401,3 +404,26 @@ def test_synthetic_curves_have_the_tau_that_was_asked_for(make: Callable[[float]
     taus = [kendall(made.scores[:, rung], made.value, group=500) for rung in range(3)]
     assert taus[0] == pytest.approx(0.55, abs=0.005)
     assert taus == sorted(taus)
+
+
+def test_benchmark_says_what_is_missing_and_writes_its_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    file = tmp_path / "figures.json"
+    sizes = ["--searches", "3", "--steps-searches", "2", "--budgets", "16", "--forecasters", "wrong", "exact"]
+    ended = forecasters.main([*sizes, "--data", str(tmp_path), "--json", str(file)])
+    printed = capsys.readouterr().out
+    assert f"nbnlp_wt2.jsonl.gz and nb201.csv.gz not in {tmp_path}" in printed
+    assert "slow starters, 16, wrong" in printed and "steps to the final gain" in printed
+    figures = json.loads(file.read_text("utf-8"))["figures"]
+    assert len(figures["rows"]) == 4 and len(figures["steps"]) == 1
+    assert ended == (0 if all(row["reached"] for row in [*figures["rows"], *figures["steps"]]) else 1)
+
+
+def test_searches_without_a_model_promote_as_ranks_do() -> None:
+    scores = np.random.default_rng(0).normal(size=(40, 3))
+    made = forecasters.Search(scores, (1, 4, 16), None, 0).run()
+    assert made.promoted[0] == dict.fromkeys(made.promoted[0], "rank") and len(made.promoted[0]) == 10
+    assert made.steps[-1] == 40 + 10 * 3 + 2 * 12
+    best = max(made.promoted[1], key=lambda trial: scores[trial, 2])
+    assert made.best[-1] == best

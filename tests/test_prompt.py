@@ -494,9 +494,25 @@ def test_trial_that_cannot_be_promoted_is_an_error(rung: int | None) -> None:
         forecast_request([], TOY, np.random.default_rng(0), id="1", model=MODEL)
 
 
+def test_wish_for_a_parent_is_weighed_with_what_the_search_thinks_of_it() -> None:
+    ideas = [Idea(text=name, probability=1 / 3, parent=parent) for name, parent in (("a", 1), ("b", 2), ("c", None))]
+    rng = np.random.default_rng(0)
+    drawn = [pick(ideas, rng, {1: 0.9, 2: 0.1}).text for _ in range(3_000)]
+    shares = [drawn.count(name) / len(drawn) for name in "abc"]
+    assert np.allclose(shares, [0.6, 0.2 / 3, 1 / 3], atol=0.03)
+    assert pick(ideas[:2], rng, {1: 0.0, 2: 0.0}).text in "ab"
+
+
+def test_source_of_a_wished_parent_is_shown_with_the_idea() -> None:
+    asked = ideas_request(View(space=TOY), id="1", model=MODEL)
+    start = Shown(id=7, name="seven", arm="random", source="x = 7", params=1, flops=1)
+    turn = module_request(asked, "ideas", Idea(text="more", probability=1.0), id="2", start=start).messages[-1][1]
+    assert "design #7" in turn and "x = 7" in turn
+
+
 def test_form_of_a_reply_is_what_is_parsed() -> None:
     text = text_of("rules").replace("{form}", '{"hypothesis": "why", "parents": [3]}').replace("{fields}", "")
-    assert parse_ideas(text) == [Idea(text="one line", probability=1.0)]
+    assert parse_ideas(text) == [Idea(text="one line", probability=1.0, parent=7)]
     assert parse_proposal(text).parents == (3,)
     (form,) = re.findall(r"(?s)<meta>\n(.*?)\n</meta>", frozen(TOY))
     assert parse_proposal(f"<meta>\n{form}\n</meta>\n<code>\nx\n</code>").kind in KINDS

@@ -53,8 +53,8 @@ PRECISION = np.array([1.0, 1.0, 0.5]) ** -2
 """Prior precisions of a, b and w."""
 OPEN = np.array([1.0, 30.0, 0.5]) ** -2
 """The same where b is left to the evidence, so that a copy of the ranks cannot mend a b that the prior holds back."""
-STEP, CONVERGED = 1.0, 1e-6
-"""Longest step of Newton's method in any coefficient; the length of the last, whose error is about its square."""
+CONVERGED = 1e-6
+"""Length of the last step of Newton's method; what is left is about its square."""
 
 SKILL_AFTER = 30
 """Resolved trials with forecasts before skill is judged."""
@@ -404,8 +404,8 @@ def _regression(evidence: Sequence[Evidence]) -> tuple[np.ndarray, np.ndarray]:
 def _maximum(design: np.ndarray, y: np.ndarray, free: Sequence[int], precision: np.ndarray = PRECISION) -> np.ndarray:
     """Where the log-posterior is highest over some of (a, b, w), with the others on their bounds.
 
-    Newton's method. Far from the maximum a full step overshoots and the next one further, hence the limit; a step that
-    does not climb is halved.
+    Newton's method with every step that does not climb halved: far from the maximum full steps overshoot, the next ones
+    further, and against a forecaster that is sure and wrong they diverge.
     """
     at, inside = np.array([0.0, B_LEAST, 0.0]), np.ix_(free, free)
     at[free] = _prior_mean(y)[free]
@@ -415,14 +415,10 @@ def _maximum(design: np.ndarray, y: np.ndarray, free: Sequence[int], precision: 
         curvature = design.T @ (design * (p * (1 - p))[:, None]) + np.diag(precision)
         step = np.zeros(3)
         step[free] = np.linalg.solve(curvature[inside], slope[free])
-        length = float(np.abs(step).max())
-        if length < CONVERGED:
+        if float(np.abs(step).max()) < CONVERGED:
             return at + step
-        step *= min(1.0, STEP / length)
-        while (
-            _height(design, y, at + step, precision) < _height(design, y, at, precision)
-            and float(np.abs(step).max()) > CONVERGED
-        ):
+        now = _height(design, y, at, precision)
+        while _height(design, y, at + step, precision) < now and float(np.abs(step).max()) > CONVERGED:
             step /= 2
         at = at + step
     return at

@@ -21,6 +21,7 @@ from nas.history import failure_of_duplicate
 from nas.llm import Reply, Request, Role
 from nas.llm.desk import Answer
 from nas.propose.prompt import (
+    KINDS,
     Paused,
     Switches,
     View,
@@ -34,6 +35,9 @@ from nas.propose.prompt import (
 from nas.propose.reply import BadReply, Proposal, parse_forecasts, parse_ideas, parse_proposal
 from nas.records import Candidate, Failure, defaults, to_plain
 from nas.space import SearchSpace
+
+CUT_LENGTH = 500
+"""Characters of a reply that was cut off that the model is shown again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +90,9 @@ class _Record:
 
 
 def write(
-    place: Place, slot: int, draft: Candidate, view: View, author: Author, others: Others, rng: np.random.Generator
-) -> Asking[Outcome]:
+    place: Place, slot: int, draft: Candidate, view: View, author: Author, others: Others, rng: np.random.Generator,
+    weights: Mapping[int, float],
+) -> Asking[Outcome]:  # fmt: skip
     """Have a candidate written and admitted.
 
     Args:
@@ -98,11 +103,13 @@ def write(
       author: how the model is asked.
       others: what the candidate must differ from, as far as it was known at the decision.
       rng: of this task alone.
+      weights: what the search thinks of each design as a parent.
     """
     record = _Record()
-    request = yield from _task(slot, view, author, rng, record)
-    if isinstance(request, Failure):
-        return _ended(record, request, draft)
+    started = yield from _task(slot, draft, view, author, rng, weights, record)
+    if isinstance(started, Failure):
+        return _ended(record, started, draft)
+    request, draft = started
     candidate = draft
     failure = Failure(stage="model", rule="reply", message="nothing was written")
     for attempt in range(author.repairs + 1):
@@ -124,8 +131,9 @@ def write(
                 )  # fmt: skip
             failure = outcome.failure
             record.drafts.append({"source": source, "failure": to_plain(failure)})
+        said = reply.text[:CUT_LENGTH] if reply.outcome == "cut" else reply.text
         request = repair_request(
-            request, reply.text, failure, id=f"{slot}.repair{attempt + 1}", model=author.models["repair"], source=source
+            request, said, failure, id=f"{slot}.repair{attempt + 1}", model=author.models["repair"], source=source
         )
     record.drafts.pop()  # the last one is the candidate's own
     return _ended(record, failure, candidate)
@@ -153,21 +161,30 @@ def forecast(
 
 
 def _task(
-    slot: int, view: View, author: Author, rng: np.random.Generator, record: _Record
-) -> Asking[Request | Failure]:
-    """The request for a module: after ideas, of which one is picked, or at once."""
+    slot: int, draft: Candidate, view: View, author: Author, rng: np.random.Generator, weights: Mapping[int, float],
+    record: _Record,
+) -> Asking[tuple[Request, Candidate] | Failure]:  # fmt: skip
+    """The request for a module, after ideas or at once; and the draft with what the idea says of it."""
     model, switches, effort = author.models["propose"], author.switches, author.effort
     direct = direct_request(view, id=f"{slot}.code", model=model, switches=switches, effort=effort)
     if not switches.ideas:
-        return direct
+        return direct, draft
     asked = ideas_request(view, id=f"{slot}.ideas", model=model, switches=switches, effort=effort)
     reply = yield from _ask(asked, record)
     if reply.outcome != "ok":
         return _not_answered(reply)
     try:
-        return module_request(asked, reply.text, pick(parse_ideas(reply.text), rng), id=f"{slot}.code")
+        chosen = pick(parse_ideas(reply.text), rng, weights)
     except BadReply:
-        return direct
+        return direct, draft
+    start = next((one for one in view.front if one.id == chosen.parent), None)
+    if start is not None:
+        draft = dataclasses.replace(draft, parents=(start.id,))
+        if start == view.parent or start in view.contrasts:
+            start = None  # its source is in the conversation
+    if chosen.kind in KINDS:
+        draft = dataclasses.replace(draft, operator=chosen.kind)
+    return module_request(asked, reply.text, chosen, id=f"{slot}.code", start=start), draft
 
 
 def _ask(request: Request, record: _Record) -> Asking[Reply]:

@@ -94,6 +94,16 @@ def choose_parent(scores: np.ndarray, children: np.ndarray, maximize: bool, rng:
       Index into `scores`.
     Raises:
       ValueError: the arrays differ in length, or no score is finite.
+    """
+    weights = parent_weights(scores, children, maximize)
+    return int(rng.choice(len(weights), p=weights))
+
+
+def parent_weights(scores: np.ndarray, children: np.ndarray, maximize: bool) -> np.ndarray:
+    """The probability of each candidate to be drawn as a parent; see `choose_parent`.
+
+    Raises:
+      ValueError: the arrays differ in length, or no score is finite.
     Source: the weighted sampling of ShinkaEvolve (Lange et al., arXiv 2509.19349); our change: where more than half of
     the scores are equal, so that MAD is 0, the mean absolute deviation takes its place.
     """
@@ -107,7 +117,7 @@ def choose_parent(scores: np.ndarray, children: np.ndarray, maximize: bool, rng:
     distance = gain - np.median(gain[valid])
     spread = np.median(np.abs(distance[valid])) or np.mean(np.abs(distance[valid])) or 1.0
     weight = valid / (1.0 + np.exp(-np.clip(distance / spread, -30.0, 30.0))) / (1.0 + children)
-    return int(rng.choice(scores.size, p=weight / weight.sum()))
+    return weight / weight.sum()
 
 
 def _retry(source: str, space: SearchSpace, rng: np.random.Generator, operate: Operator) -> Child:

@@ -163,7 +163,9 @@ def direct_request(
     return _proposing(view, text_of("direct"), switches, id, model, max_tokens, effort)
 
 
-def module_request(asked: Request, reply: str, chosen: Idea, *, id: str, max_tokens: int = 32_000) -> Request:
+def module_request(
+    asked: Request, reply: str, chosen: Idea, *, id: str, start: Shown | None = None, max_tokens: int = 32_000
+) -> Request:
     """Ask for the module of one of the ideas, in the same conversation; the reply is read by `parse_proposal`.
 
     Args:
@@ -171,9 +173,11 @@ def module_request(asked: Request, reply: str, chosen: Idea, *, id: str, max_tok
       reply: the text that came.
       chosen: which idea.
       id: the new request's.
+      start: the design that the idea wants to start from, if its source has not been shown.
       max_tokens: of the reply.
     """
-    turn = filled("module", idea=plain(chosen.text, LINE_LENGTH))
+    wished = f"It starts from design #{start.id}:\n\n{fenced(start.source, SOURCE_LENGTH)}" if start else ""
+    turn = filled("module", idea=plain(chosen.text, LINE_LENGTH), start=wished)
     return replace(asked, id=id, messages=_continued(asked, reply, turn), max_tokens=max_tokens)
 
 
@@ -283,19 +287,33 @@ def kind_for(number: int, *, stream: int = 0, stalled: bool = False, asked: str 
     return names[(number + stream) % len(names)]
 
 
-def pick(ideas: Sequence[Idea], rng: np.random.Generator) -> Idea:
+def pick(ideas: Sequence[Idea], rng: np.random.Generator, parents: Mapping[int, float] | None = None) -> Idea:
     """Draw an idea with a probability proportional to 1 / sqrt(p), so that rarer ones are drawn more often.
 
     What a model calls likely is what it would answer every time, in the next call and in the other streams too; the
     diversity for which several ideas are asked lies in the rest. The root keeps the likeliest in play: an idea of
     probability .05 is drawn three times as often as one of .45.
 
+    An idea that names the design it wants to start from is weighted further by what the search thinks of that design
+    as a parent, over the mean of all; one that names none, or one unknown, is not. So the model's wish and the search's
+    scores are pooled as odds are.
+
+    Args:
+      ideas: at least one.
+      rng: of this draw alone.
+      parents: the search's weight of each design that may be a parent.
+
     Source: sampling from the tail of a verbalised distribution, Zhang et al., arXiv 2510.01171; our change: weights
     instead of a threshold.
     """
     if not ideas:
         raise ValueError("pick() got no ideas; give at least one")
-    weights = np.array([max(idea.probability, 1e-3) ** -0.5 for idea in ideas])
+    known = parents or {}
+    mean = sum(known.values()) / len(known) if known else 1.0
+    wishes = [known.get(idea.parent, mean) / mean if idea.parent is not None and mean else 1.0 for idea in ideas]
+    weights = np.array([max(idea.probability, 1e-3) ** -0.5 * wish for idea, wish in zip(ideas, wishes, strict=True)])
+    if not weights.any():
+        weights = np.ones(len(ideas))
     return ideas[int(rng.choice(len(ideas), p=weights / weights.sum()))]
 
 

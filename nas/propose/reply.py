@@ -12,7 +12,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 REPLY_LENGTH = 1_000_000
@@ -63,10 +63,14 @@ class Idea:
     Attributes:
       text: the line.
       probability: how likely its writer was to have this idea rather than another; those of a reply sum to 1.
+      parent: id of the design that it wants to start from, as its writer names it; None if it names none.
+      kind: the kind of change, as its writer names it.
     """
 
     text: str
     probability: float
+    parent: int | None = None
+    kind: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +111,7 @@ def parse_proposal(text: str) -> Proposal:
 
 
 def parse_ideas(text: str) -> list[Idea]:
-    """Read the JSON array in an `<ideas>` block: objects with `idea` and `probability`.
+    """Read the JSON array in an `<ideas>` block: objects with `idea`, `probability`, and perhaps `parent` and `kind`.
 
     An idea that repeats another is dropped, and so are those above `IDEAS`; one without a probability gets the
     smallest. Probabilities above 1 are taken for percentages.
@@ -124,16 +128,23 @@ def parse_ideas(text: str) -> list[Idea]:
         raise BadReply(f"Your reply has {what}: write the JSON array between <ideas> and </ideas>.")
     block = text[start + len("<ideas>") : end]
     entries = _json(block[block.find("[") : block.rfind("]") + 1], "The text between <ideas> and </ideas>", "array")
-    found: dict[str, tuple[str, float]] = {}
+    found: dict[str, Idea] = {}
     for entry in entries if isinstance(entries, list) else ():
-        idea = entry.get("idea") if isinstance(entry, dict) else entry
-        line = plain(idea, TEXT_LENGTH) if isinstance(idea, str) else ""
+        told = entry if isinstance(entry, dict) else {"idea": entry}
+        line = plain(told["idea"], TEXT_LENGTH) if isinstance(told.get("idea"), str) else ""
         if line and line.casefold() not in found:
-            found[line.casefold()] = line, _number(entry.get("probability")) if isinstance(entry, dict) else math.nan
+            parent, kind = told.get("parent"), told.get("kind")
+            found[line.casefold()] = Idea(
+                text=line,
+                probability=_number(told.get("probability")),
+                parent=parent if type(parent) is int else None,
+                kind=plain(kind, WORD_LENGTH) if isinstance(kind, str) else "",
+            )
     if not found:
         raise BadReply('The <ideas> block holds no idea: write [{"idea": "...", "probability": 0.2}, ...].')
-    lines, given = zip(*list(found.values())[:IDEAS], strict=True)
-    return [Idea(text=line, probability=share) for line, share in zip(lines, _shares(given), strict=True)]
+    ideas = list(found.values())[:IDEAS]
+    shares = _shares([idea.probability for idea in ideas])
+    return [replace(idea, probability=share) for idea, share in zip(ideas, shares, strict=True)]
 
 
 def parse_forecasts(text: str, ids: Collection[int]) -> dict[int, Forecast]:
