@@ -9,5 +9,8 @@ noisy, so what counts are ratios within one run, in which the sides that are com
     searches     whole searches: time, memory, where the seconds go, what they find, what each arm is worth
     waiting      what deciding in order costs above order of arrival
     kill         a search killed at random moments and resumed, against one that was not
+    headroom     how far the best candidate stands above the baselines, both with fresh seeds
+    forecasters  searches in which a model forecasts, rightly and wrongly, on tables of curves and made-up ones
+    latency      device time that is lost to waiting for a model's replies, in virtual time
     fingerprint  evolved candidates respelled (equal wanted) and mutated (different wanted)
 """

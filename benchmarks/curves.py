@@ -30,7 +30,7 @@ SLOWNESS = 0.7
 Tau does not say how many of the best are hidden at the first rung, and that decides what a forecaster can save. At tau
 .55 and correlations of .5, .6 and .7 the best quarter of the first rung holds .73, .63 and .48 of the best .5 % of all,
 the choice without a model is worth .96, .95 and .91 of the best of 200, and a model that is always right and graded
-needs .81, .81 and .65 of the steps.
+needs .81, .81 and .65 of the steps (250 searches; at .7 it is .73 in 1,000).
 """
 
 

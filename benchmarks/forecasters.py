@@ -281,7 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seconds = time.process_time() - began
     print(f"\n{seconds:.0f} s of CPU time")
     if parsed.json:
-        settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(parsed).items()}
+        settings = {name: value for name, value in vars(parsed).items() if not isinstance(value, Path)}
         figures = {"rows": rows, "steps": faster, "cpu_s": seconds}
         report.write(parsed.json, "forecasters", settings | {"tau": TAU}, figures)
     return 0 if all(row["reached"] for row in [*rows, *faster]) else 1

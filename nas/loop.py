@@ -250,6 +250,7 @@ class Search:
                     forecast=not self.strategy.no_forecasts,
                 )  # fmt: skip
                 stay |= self._being_promoted(rung)
+                stay |= {result.trial for result in able if result.candidate in self.strategy.steering.pinned}
                 to_come = max(0, slots(len(results) + to_come, ladder.eta) - len(self.history.results[rung + 1]))
             for result in results:
                 if result.trial not in stay and (result.trial, rung) not in self.swept:

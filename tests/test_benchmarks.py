@@ -28,10 +28,9 @@ def run(program: str, folder: Path, *options: str) -> tuple[str, dict[str, Any]]
     return ended.stdout, json.loads(file.read_text("utf-8"))
 
 
-def test_frozen_candidates_pass_the_gate_and_hold_the_baselines() -> None:
+def test_frozen_candidates_pass_the_gate() -> None:
     sources = read_sources(behind_wall.CANDIDATES)
     assert len(sources) == len(set(sources.values())) == 24
-    assert set(SPACE.baselines.values()) <= set(sources.values())
     assert not [name for name, source in sources.items() if check(source, SPACE.scope).failures]
 
 
