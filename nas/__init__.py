@@ -1,15 +1,19 @@
 """Search for neural architectures written as source code, and believe what is found.
 
     space ──► propose ──► admit ──► train ──► judge ──► store ──► leaderboard
-              evolution   gate      rungs     halving   SQLite
-              random      trace     resume    Optuna
-              tune        check
+              Claude      gate      rungs     halving   SQLite
+              evolution   trace     resume    Optuna
+              random      check               Claude
+              tune
                 ▲                                │ promote · expand
                 └────────────────────────────────┘
 
-What a candidate imports is `nas.api`; what a space imports is here. The loop is `nas.loop`, the commands are
-`python -m nas.search`, `nas.leaderboard`, `nas.admit`, `nas.testing` and `nas.store`.
+What a candidate imports is `nas.api`; what a space imports is here, and `open_door`, by which another program proposes to
+a running search. What to do next is decided in `nas.strategy` and done in `nas.loop`; the commands are `python -m
+nas.search`, `nas.leaderboard`, `nas.steer`, `nas.admit`, `nas.testing`, `nas.store` and `nas.mcp`.
 """
+
+from typing import Any
 
 from nas.records import Choice as Choice
 from nas.records import Integer as Integer
@@ -25,3 +29,12 @@ from nas.space import Split as Split
 from nas.space import Task as Task
 from nas.space import load as load
 from nas.space import read_sources as read_sources
+
+
+def __getattr__(name: str) -> Any:
+    """`open_door`, when it is asked for: trainers and tracers import this package and need no database."""
+    if name == "open_door":
+        from nas.door import open_door
+
+        return open_door
+    raise AttributeError(f"module 'nas' has no attribute '{name}'")

@@ -19,8 +19,8 @@ LAYERS = [
     {"nas.leaderboard"},
     {"nas.flows", "nas.history", "nas.estimate", "nas.showing", "nas.propose.claude"},
     {"nas.strategy", "nas.asking"},
-    {"nas.loop", "nas.testing"},
-    {"nas.search", "nas.steer", "nas.admit.__main__"},
+    {"nas.loop", "nas.testing", "nas.door"},
+    {"nas.search", "nas.steer", "nas.admit.__main__", "nas.mcp"},
 ]
 """Lowest first; a module may import from its own layer and those below."""
 
