@@ -8,9 +8,9 @@
                 ▲                                │ promote · expand
                 └────────────────────────────────┘
 
-What a candidate imports is `nas.api`; what a space imports is here, and `open_door`, by which another program proposes to
-a running search. What to do next is decided in `nas.strategy` and done in `nas.loop`; the commands are `python -m
-nas.search`, `nas.leaderboard`, `nas.steer`, `nas.admit`, `nas.testing`, `nas.store` and `nas.mcp`.
+What a candidate imports is `nas.api`; what a space imports is here, and `open_door`, by which another program proposes
+to a running search. What to do next is decided in `nas.strategy` and done in `nas.loop`; the commands are
+`python -m nas.search`, `nas.leaderboard`, `nas.steer`, `nas.admit`, `nas.testing`, `nas.store` and `nas.mcp`.
 """
 
 from typing import Any
