@@ -125,6 +125,10 @@ def replayed(parsed: argparse.Namespace) -> tuple[Path, dict[str, Any]] | None:
     store.close()
     if not config.get("model"):
         raise LlmError(f"'{folder}' asked no model, so there is nothing to replay; repeat it with its --seed instead")
+    if config["order"] == "arrival":
+        raise LlmError(
+            f"'{folder}' decided in order of arrival, which cannot be repeated; replay one in order of slots"
+        )
     return folder, config
 
 

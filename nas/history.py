@@ -32,18 +32,15 @@ class ModelRecord:
     Attributes:
       outcomes: how many calls ended how.
       refusals: by category.
-      repairs: answers that were sent back.
       given_up: why the model is asked no more, as a sentence; empty while it is. What ends later changes nothing.
     """
 
     outcomes: Counter[str] = field(default_factory=Counter)
     refusals: Counter[str] = field(default_factory=Counter)
-    repairs: int = 0
     given_up: str = ""
 
-    def count(self, calls: Sequence[Mapping[str, Any]], drafts: Sequence[Mapping[str, Any]]) -> None:
+    def count(self, calls: Sequence[Mapping[str, Any]]) -> None:
         """Take in the calls of a task."""
-        self.repairs += len(drafts)
         for call in calls:
             self.outcomes[call["outcome"]] += 1
             if call["outcome"] == "refused":
@@ -119,6 +116,7 @@ class History:
         self.forecasts: list[dict[int, float]] = [{} for _ in space.ladder.steps]
         self.asked: list[set[int]] = [set() for _ in space.ladder.steps]
         self.forecasting: Counter[int] = Counter()
+        self.unread = 0
 
     # ---- the two places where it changes
 
@@ -156,11 +154,12 @@ class History:
     ) -> None:
         """Take in what came of a task; `candidate` is what a model wrote in it."""
         self.running -= 1
-        self.model.count(outcome.get("calls", ()), outcome.get("drafts", ()))
+        self.model.count(outcome.get("calls", ()))
         if task.kind == "forecast":
             rung = task.decision["rung"]
             self.forecasting[rung] -= 1
             told = outcome.get("forecasts") or {}
+            self.unread = 0 if told else self.unread + 1
             self.forecasts[rung] |= {int(trial): one["probability"] for trial, one in told.items()}
             return
         known = self.known[task.candidate]

@@ -24,6 +24,8 @@ Kind = Literal["note", "pin", "unpin", "veto", "unveto", "kind", "proposal"]
 """What a message asks for: a sentence for the next prompts, a candidate to be promoted as soon as there is room or no
 more, one that is no parent and not promoted or again, a kind of change, a candidate."""
 
+PARENTS = 8
+"""Most parents that a proposal names."""
 SIZE_LIMIT = 1 << 20
 """Largest message [bytes]; a larger file is dropped."""
 
@@ -85,6 +87,8 @@ def take(run: Path, store: Callable[[Message], None], said: Callable[[str], None
         return []
     for name in names:
         path = folder / name
+        if not path.is_file():
+            continue
         try:
             found = _read(path)
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
@@ -101,6 +105,7 @@ def _read(path: Path) -> Message:
     if path.stat().st_size > SIZE_LIMIT:
         raise ValueError("too large")
     plain = json.loads(path.read_bytes())
+    json.dumps(plain, ensure_ascii=False).encode()  # half of a surrogate pair is in no database and in no file
     found = Message(**plain)
     texts = [getattr(found, name.name) for name in dataclasses.fields(found) if name.name != "content"]
     if not all(isinstance(text, str) for text in texts) or found.kind not in get_args(Kind):
@@ -108,5 +113,8 @@ def _read(path: Path) -> Message:
     expected: dict[str, type] = {"note": str, "kind": str, "proposal": str}
     key = {"proposal": "source", "note": "text", "kind": "text"}.get(found.kind, "candidate")
     if not isinstance(found.content, dict) or type(found.content.get(key)) is not expected.get(found.kind, int):
+        raise ValueError("no message")
+    parents = found.content.get("parents", [])
+    if not (isinstance(parents, list) and len(parents) <= PARENTS and all(type(parent) is int for parent in parents)):
         raise ValueError("no message")
     return found

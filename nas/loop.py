@@ -90,6 +90,7 @@ class Search:
         self.drawn = self.counted = 0.0
         self.disk = 0
         self.listened = 0.0
+        self.told: dict[int, list[Message]] = {}
         self.heard_before: dict[int, list[Message]] = {}
 
     # ---- the loop
@@ -120,6 +121,8 @@ class Search:
 
     def _hear(self, slot: int) -> None:
         """Take in messages: those that were heard at this slot in the run that is replayed, and those that arrive."""
+        for message in self.told.pop(slot, ()):
+            self.strategy.steer(message)
         for message in self.heard_before.pop(slot, ()):
             self._take(slot, message)
         if time.monotonic() > self.listened + LISTEN_S:
@@ -296,11 +299,12 @@ class Search:
         entry_at = {entry.slot: entry for entry in entries}
         # In order of arrival, which of two equal candidates came first is known from the verdicts alone.
         self.admitted = {entry.candidate.id for entry in entries if entry.program is not None}
-        heard = [(row.pop("slot"), Message(**row)) for row in self.store.messages()]
+        told = [(row.pop("slot"), Message(**row)) for row in self.store.messages()]
+        told.sort(key=lambda pair: pair[0])  # one that was heard after a resume may stand at an earlier slot
         for task in tasks:
             self._learn(task.slot)
-            while heard and heard[0][0] <= task.slot:
-                self.strategy.steer(heard.pop(0)[1])
+            while told and told[0][0] <= task.slot:
+                self.strategy.steer(told.pop(0)[1])
             made = [entry_at[task.slot]] if task.slot in entry_at else []
             asked = [trial for trial in trials if trial.id in task.decision.get("trials", [])]
             self.strategy.apply(dataclasses.replace(task, outcome=None), made, asked)
@@ -312,8 +316,8 @@ class Search:
             measured = [score for score in scores if score.slot == task.slot]
             written = made[0].candidate if made and is_asked(task) else None
             self.ended[task.slot] = _Ended(task, dict(task.outcome), measured, extra, written)
-        for _, message in heard:
-            self.strategy.steer(message)
+        for slot, message in told:  # heard at slots that decided nothing; they come again
+            self.told.setdefault(slot, []).append(message)
         return tasks[-1].slot + 1 if tasks else 0
 
     # ---- showing

@@ -26,6 +26,7 @@ from nas.flows import Place, preload
 from nas.leaderboard import write_table
 from nas.llm import LlmError
 from nas.llm.client import HOW_TO_SET_A_KEY, Settings
+from nas.llm.desk import Desk
 from nas.loop import Config, Search, stop_on_signals
 from nas.progress import View, make_view
 from nas.space import SearchSpace, SpaceError, canonical, digest, load, names
@@ -106,13 +107,17 @@ def _run(parsed: argparse.Namespace, arguments: Sequence[str] | None, client: An
     settings: Settings | None = None
     if store is None:
         settings = asking.settings_of(parsed, client)
-        asking.make_sure(settings)
         model = replayed[1]["model"] if replayed else asking.configure(parsed, settings)
-        more = {"model": model} | ({"replay": str(replayed[0])} if replayed else {})
+        asking.make_sure(settings)
+        more = {"model": model} | ({"replay": str(replayed[0].resolve())} if replayed else {})
         store = _create(parsed, space, reference, workers, more)
     elif "replay" not in store.config:
-        settings = asking.resumed(store.config.get("model"), client)
-        asking.make_sure(settings)
+        try:
+            settings = asking.resumed(store.config.get("model"), client)
+            asking.make_sure(settings)
+        except LlmError:
+            store.close()
+            raise
     config = store.config
     view = make_view()
     try:
@@ -123,6 +128,8 @@ def _run(parsed: argparse.Namespace, arguments: Sequence[str] | None, client: An
                 replay = Path(config["replay"]) if "replay" in config else None
                 executor = asking.open_desk(executor, store, config["model"], settings, replay)
                 open_things.callback(executor.close)
+                for text in executor.transcript.damaged:
+                    view.say(f"warning: {text}; that call is made again")
             examples = _prepare(executor, store, reference)
             place = Place(
                 reference=reference, space=space, store=store, examples=examples, accelerators=len(accelerators),
@@ -132,8 +139,12 @@ def _run(parsed: argparse.Namespace, arguments: Sequence[str] | None, client: An
             search = Search(place, executor, _config(config), view, deadline)
             if "replay" in config:
                 search.heard_before = asking.heard(Path(config["replay"]))
-            with stop_on_signals(search, view.say):
-                finished = search.run()
+            try:
+                with stop_on_signals(search, view.say):
+                    finished = search.run()
+            finally:
+                if isinstance(executor, Desk):
+                    executor.close()  # what was answered and paid for is kept first
             search.strategy.tuner.sync(f"sqlite:///{store.path}", "nas")
     finally:
         view.close()

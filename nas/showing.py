@@ -4,7 +4,7 @@ Everything here is a function of revealed outcomes, so that a repeated run asks 
 showing is chosen here (parents' contrasts, the front, the lines of what was tried); how it is worded is the prompt's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from statistics import fmean, median
 
 from nas.history import History, Known
@@ -18,8 +18,9 @@ STALLED_LEAST = 12
 
 
 def view(
-    history: History, parent: Known | None, *, kind: str, stream: int, number: int, notes: Sequence[str] = ()
-) -> View:
+    history: History, parent: Known | None, *, kind: str, stream: int, number: int, notes: Sequence[str] = (),
+    vetoed: Collection[int] = (),
+) -> View:  # fmt: skip
     """What is shown to a model that proposes.
 
     Args:
@@ -29,9 +30,10 @@ def view(
       stream: which of the parallel streams asks.
       number: how many proposals the stream has asked for.
       notes: from people.
+      vetoed: candidates that are no parents.
     """
     sigma = history.sigma(0)
-    ahead = front(history)
+    ahead = [known for known in front(history) if known.candidate.id not in vetoed]
     return View(
         space=history.space,
         sigma=history.sigma(history.space.ladder.top) or None,

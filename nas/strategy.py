@@ -26,7 +26,7 @@ from nas.judge.tuner import Tuner
 from nas.propose import claude, evolution, grammar
 from nas.propose.claude import Author, Others
 from nas.propose.mixture import RANDOM, TUNE, next_arm, tunable
-from nas.propose.prompt import PAUSED, kind_for
+from nas.propose.prompt import KINDS, PAUSED, View, kind_for
 from nas.records import Candidate, Failure, Trial, Value, defaults, to_plain
 from nas.store import Entry, Score, Task
 
@@ -40,6 +40,8 @@ GUEST = "guest"
 """The arm of candidates that came by the door: from people, their agents, programs of their own."""
 STREAMS = 4
 """Parallel streams of a model's proposals, each with another direction to start from."""
+UNREAD = 3
+"""Forecasts in a row that brought nothing, after which no more are asked for."""
 BATCH = 4
 """Fewest trials that a model is asked about at once, after the first time at a rung."""
 
@@ -158,7 +160,7 @@ class Strategy:
         match message.kind:
             case "note":
                 steering.notes.append(text)
-            case "kind":
+            case "kind" if text in KINDS:
                 steering.kinds.append(text)
             case "pin":
                 steering.pinned[candidate] = None
@@ -178,6 +180,8 @@ class Strategy:
         evidence = self.history.evidence()
         if self.history.model.given_up:
             self.no_forecasts = "the model is asked no more"
+        elif self.history.unread >= UNREAD:
+            self.no_forecasts = f"{UNREAD} forecasts in a row could not be read; the model is asked for no more"
         elif forecast.has_skill(evidence) is False:
             resolved = sum(one.x is not None for one in evidence)
             self.no_forecasts = (
@@ -254,7 +258,7 @@ class Strategy:
             if history.forecasting[rung]:
                 continue  # what is asked decides this rung's promotions; others go on meanwhile
             asked = history.to_forecast(rung, self.steering.vetoed)
-            if asked and (len(asked) >= BATCH or not history.forecasts[rung]):
+            if asked and (len(asked) >= BATCH or not history.asked[rung]):
                 decision = {"rung": rung, "trials": asked[:PAUSED]}
                 task = Task(slot=slot, kind="forecast", candidate=0, decision=decision)
                 return Decision(task, self.flow(task, None, []))
@@ -274,7 +278,8 @@ class Strategy:
             if slots(len(history.results[rung]), ladder.eta) <= len(history.promoted[rung]):
                 continue
             for result in ranked(history.able(rung, self.steering.vetoed), maximize):
-                if result.candidate in self.steering.pinned and result.trial not in history.promoted[rung]:
+                mine = {trial.id for trial in history.trials_of(result.candidate)}
+                if result.candidate in self.steering.pinned and not mine & history.promoted[rung]:
                     return self._promote(slot, result.trial, rung + 1, pinned=True)
         return None
 
@@ -299,7 +304,8 @@ class Strategy:
         before = sum(attempt.arm == arm for attempt in self.history.attempts)
         number, stream = divmod(before, STREAMS)
         wanted = self.steering.kinds[0] if self.steering.kinds and arm == CLAUDE else None
-        kind = kind_for(number, stream=stream, stalled=showing.stalled(self.history), asked=wanted)
+        stalled = arm == CLAUDE and showing.stalled(self.history)  # the control arm is told nothing, not even that
+        kind = kind_for(number, stream=stream, stalled=stalled, asked=wanted)
         chosen = [self._choose(parents, rng).candidate.id] if parents and arm == CLAUDE else []
         decision = {
             "arm": arm, "kind": kind, "parents": chosen, "stream": stream, "number": number,
@@ -452,14 +458,17 @@ class Strategy:
         assert author is not None, "a model was asked, and there is none"
         if decision["arm"] == BLIND:
             author = dataclasses.replace(author, switches=dataclasses.replace(author.switches, no_history=True))
-        parent = self.history.known[decision["parents"][0]] if decision["parents"] else None
-        view = showing.view(
-            self.history, parent, kind=decision["kind"], stream=decision["stream"], number=decision["number"],
-            notes=self.steering.notes[: decision["notes"]],
-        )  # fmt: skip
+            view = View(space=self.space, kind=decision["kind"], stream=decision["stream"], number=decision["number"])
+        else:
+            parent = self.history.known[decision["parents"][0]] if decision["parents"] else None
+            view = showing.view(
+                self.history, parent, kind=decision["kind"], stream=decision["stream"], number=decision["number"],
+                notes=self.steering.notes[: decision["notes"]], vetoed=self.steering.vetoed,
+            )  # fmt: skip
+        weights = self._weights() if decision["arm"] == CLAUDE else {}
         others = Others(fingerprints=dict(self.history.fingerprints), sketches=dict(self.history.sketches))
         rng = np.random.default_rng([self.config.seed, task.slot, 1])
-        return claude.write(self.place, task.slot, _draft(task), view, author, others, rng, self._weights())
+        return claude.write(self.place, task.slot, _draft(task), view, author, others, rng, weights)
 
     def _weights(self) -> dict[int, float]:
         """What the search thinks of each candidate as a parent."""

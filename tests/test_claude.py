@@ -305,3 +305,47 @@ def test_a_program_that_differs_in_sizes_alone_is_too_near() -> None:
     same = others.too_near({"fingerprint": "a", "sketch": ()})
     assert same is not None and same.rule == "duplicate"
     assert similarity((1, 2, 3), (1, 2, 4)) == 0.5
+
+
+def test_messages_that_make_no_sense_are_dropped_and_change_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "inbox"
+    folder.mkdir()
+    good = {"id": "a", "kind": "note", "author": "Ada", "time": "now", "content": {"text": "hello"}}
+    wrong = [
+        b"{", b"[]", b'"text"', json.dumps(good | {"kind": "order"}).encode(),
+        json.dumps(good | {"content": {}}).encode(), json.dumps(good | {"author": "\ud800"}).encode(),
+        json.dumps(good | {"kind": "pin", "content": {"candidate": "7"}}).encode(),
+        json.dumps(good | {"kind": "proposal", "content": {"source": "x", "parents": [[1]]}}).encode(),
+        json.dumps(good | {"content": {"text": "x" * (1 << 20)}}).encode(),
+    ]  # fmt: skip
+    for number, content in enumerate(wrong):
+        (folder / f"{number}.json").write_bytes(content)
+    (folder / "97.json").mkdir()
+    (folder / "98.json").write_bytes(json.dumps(good).encode())
+    said: list[str] = []
+    stored: list[inbox.Message] = []
+    taken = inbox.take(tmp_path, stored.append, said.append)
+    assert [message.id for message in taken] == ["a"] and taken == stored
+    assert len(said) == len(wrong)
+    assert [path.name for path in folder.iterdir()] == ["97.json"]
+
+
+def test_message_heard_while_nothing_is_decided_counts_once_in_every_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "drained"
+    with MessagesServer(Scripted(load(RINGS))) as server:
+        reach(server, monkeypatch)
+        main(command(tmp_path, "drained", "--max-hours", "0.001"))
+        store = Store(run, write=True)
+        last = store.tasks()[-1].slot
+        for number, kind in enumerate(("simplification", "mixer")):
+            late = inbox.message("kind", "Ada", text=kind)
+            store.hear(
+                last + 3 + number, {key: getattr(late, key) for key in ("id", "kind", "author", "time", "content")}
+            )
+        store.close()
+        main(["--resume", str(run), "--max-hours", "0.003"])
+        assert main(["--resume", str(run)]) == 0
+    asked = [task.decision["kind"] for task in Store(run).tasks() if task.decision.get("asked")]
+    assert asked == ["simplification", "mixer"]

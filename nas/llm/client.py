@@ -324,9 +324,7 @@ class Client:
             while (ticket := call.purse.reserve(call.request, model)) is None:
                 if not call.purse.would_fit(call.request, model):
                     why = call.purse.why_not(call.request, model)
-                    return _Ending(
-                        "halt", f"{why or 'the limit leaves no room for this call'}; raise the limit to go on"
-                    )
+                    return _Ending("halt", why or "the limit leaves no room for this call")
                 await asyncio.sleep(_ROOM_S)  # what is in flight holds the money, and will cost less than it may
         call.attempts += 1
         heard = call.heard = _Heard()

@@ -77,9 +77,13 @@ class Desk:
 
     def _arrived(self, request: Request, future: "Future[Reply]") -> None:
         """In the client's thread."""
-        if not future.cancelled():
+        if future.cancelled():
+            return
+        try:
             reply = future.result()
-            self._ended.put((request, reply, self.ledger.cost(request, reply), True))
+        except Exception as error:  # a defect of the client must not leave a flow waiting
+            reply = Reply(outcome="halt", model=request.model, message=f"{type(error).__name__}: {error}")
+        self._ended.put((request, reply, self.ledger.cost(request, reply), True))
 
     def poll(self, timeout_s: float = 0.0) -> Sequence[Event]:
         """Events since the last call, at once if there are some, else after at most `timeout_s` seconds."""
@@ -98,10 +102,11 @@ class Desk:
         self.executor.cancel(job_id)
 
     def close(self) -> None:
-        """Let go of what is being asked; a resumed run asks it again."""
+        """Let go of what is being asked, and keep what was answered; a resumed run asks for the rest again."""
         close = getattr(self.source, "close", None)
         if close is not None:
             close()
+        self._answers()
 
     def _answers(self) -> list[Event]:
         events = []

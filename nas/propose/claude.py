@@ -136,7 +136,7 @@ def write(
             request, said, failure, id=f"{slot}.repair{attempt + 1}", model=author.models["repair"], source=source
         )
     record.drafts.pop()  # the last one is the candidate's own
-    return _ended(record, failure, candidate)
+    return _ended(record, failure, _with_gate(candidate, view) if candidate.source else candidate)
 
 
 def forecast(
@@ -171,6 +171,8 @@ def _task(
         return direct, draft
     asked = ideas_request(view, id=f"{slot}.ideas", model=model, switches=switches, effort=effort)
     reply = yield from _ask(asked, record)
+    if reply.outcome == "cut":
+        return direct, draft
     if reply.outcome != "ok":
         return _not_answered(reply)
     try:
