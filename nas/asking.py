@@ -24,6 +24,8 @@ from nas.propose.claude import Author
 from nas.store import Store
 
 REPLAY = "replay:"
+DEFAULT_USD = "10"
+"""Limit of a search whose user, who may have forgotten that a key is set, names none [$]."""
 DEADLINE_S = 600.0
 """Longest time that one call may take, its repetitions included [s]."""
 BACKOFF_S = 2.0
@@ -40,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--effort", choices=("low", "medium", "high", "xhigh", "max"), help="of the model (medium; none to a local one)"
     )
-    add("--max-usd", metavar="USD", help="most that the model may cost (no limit)")
+    add("--max-usd", metavar="USD", help=f"most that the model may cost ({DEFAULT_USD}, or no limit with --max-calls)")
     add("--max-calls", type=int, metavar="N", help="most calls to the model (no limit)")
     add("--price", metavar="IN/OUT", help="dollars for a million tokens, of a model that is in no table; 0/0 is free")
     add("--no-forecasts", action="store_true", help="have the model write candidates only")
@@ -79,7 +81,7 @@ def configure(parsed: argparse.Namespace, settings: Settings | None) -> dict[str
         "base_url": settings.base_url,
         "local": settings.local,
         "effort": parsed.effort or (None if settings.local else "medium"),
-        "max_usd": parsed.max_usd,
+        "max_usd": parsed.max_usd or (None if parsed.max_calls is not None else DEFAULT_USD),
         "max_calls": parsed.max_calls,
         "price": parsed.price,
         "forecasts": not parsed.no_forecasts,

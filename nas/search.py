@@ -254,7 +254,7 @@ def _say_who(config: Mapping[str, Any]) -> str:
         return f"no model is asked ({HOW_TO_SET_A_KEY}): evolution, random sampling and tuning propose"
     if "replay" in config:
         return f"the answers of {model['models']['propose']} are those of run {config['replay']}"
-    limit = f"at most ${model['max_usd']}" if model["max_usd"] else "no limit of dollars: --max-usd sets one"
+    limit = f"at most ${model['max_usd']}" if model["max_usd"] else f"at most {model['max_calls']} calls"
     return f"{model['models']['propose']} proposes beside evolution, random sampling and tuning ({limit})"
 
 
