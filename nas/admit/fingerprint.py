@@ -49,7 +49,7 @@ class Graph:
 
     def depends(self, nodes: Sequence[int], source: int) -> bool:
         """Whether any of these nodes is computed from `source`, as far as the graph can tell."""
-        return source in _reachable(self.inputs, nodes)
+        return source in reachable(self.inputs, nodes)
 
 
 class _Builder:
@@ -234,7 +234,7 @@ def fingerprint(graph: Graph) -> str:
             ends.append(len(labels) - 1)
     ordered = np.array(graph.ordered + [True] * len(ends))
 
-    live = np.array(sorted(_reachable(inputs, ends)))
+    live = np.array(sorted(reachable(inputs, ends)))
     place = np.zeros(len(labels), np.int64)
     place[live] = np.arange(len(live))
     counts = np.array([len(inputs[node]) for node in live])
@@ -272,10 +272,11 @@ def _users(inputs: list[list[int]], sources: Sequence[int]) -> set[int]:
     for node, used in enumerate(inputs):
         for other in used:
             users[other].append(node)
-    return _reachable(users, sources)
+    return reachable(users, sources)
 
 
-def _reachable(edges: list[list[int]], nodes: Sequence[int]) -> set[int]:
+def reachable(edges: list[list[int]], nodes: Sequence[int]) -> set[int]:
+    """All nodes that these lead to along the edges, themselves included."""
     found: set[int] = set()
     waiting = list(nodes)
     while waiting:

@@ -26,6 +26,8 @@ NEAR = 0.97
 
 def sketch(graph: "Graph") -> tuple[int, ...]:
     """The smallest hashes of the parts that the evaluation is computed from, ascending, at most `SIZE`."""
+    from nas.admit.fingerprint import reachable  # it reads programs, and whoever only compares must not
+
     operations = [label if isinstance(label, str) else label[0] for label in graph.names]
     labels = [operations[label] for label in graph.labels]
     leaves = {*graph.roles["param"], *graph.roles["state"]}  # how these are initialised is not compared
@@ -38,7 +40,7 @@ def sketch(graph: "Graph") -> tuple[int, ...]:
         ]
     seen: Counter[int] = Counter()
     hashes = []
-    for node in sorted(_reached(inputs, graph.roles["eval"])):
+    for node in sorted(reachable(inputs, graph.roles["eval"])):
         seen[parts[node]] += 1
         hashes.append(_hash(f"{parts[node]} {seen[parts[node]]}"))  # a part that comes twice counts twice
     return tuple(sorted(hashes)[:SIZE])
@@ -49,17 +51,6 @@ def similarity(one: Sequence[int], other: Sequence[int]) -> float:
     both = set(one) & set(other)
     union = sorted(set(one) | set(other))[:SIZE]
     return sum(value in both for value in union) / len(union) if union else 1.0
-
-
-def _reached(inputs: Sequence[Sequence[int]], ends: Sequence[int]) -> set[int]:
-    found: set[int] = set()
-    waiting = list(ends)
-    while waiting:
-        node = waiting.pop()
-        if node not in found:
-            found.add(node)
-            waiting += inputs[node]
-    return found
 
 
 def _hash(text: str) -> int:
