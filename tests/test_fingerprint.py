@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from nas.admit.program import check
+from nas.admit.sketch import NEAR, similarity
 from nas.admit.trace import trace
 from nas.records import Failure, Program
 from nas.space import Contract, Grammar, Ladder, Recipe, SearchSpace, Spec, Split, Task
@@ -319,3 +320,13 @@ def test_fingerprint_with_another_generator_ignores_the_order_of_layers() -> Non
     with jax.default_prng_impl("rbg"):
         prints = [program(f"{source}\n# rbg").fingerprint for source in (one, other, DIFFERENT["initializer"][1])]
     assert prints[0] == prints[1] != prints[2]
+
+
+def test_sketch_sees_structure_and_not_sizes() -> None:
+    wider = program(GATED.replace("(3,)", "(5,)").replace("0.1", "0.2"))
+    other = program(GATED.replace("jax.nn.sigmoid(gate)", "jnp.tanh(gate)"))
+    base = program(GATED)
+    assert wider.fingerprint != base.fingerprint
+    assert similarity(base.sketch, wider.sketch) >= NEAR
+    assert similarity(base.sketch, other.sketch) < NEAR
+    assert similarity(base.sketch, program(DENSE).sketch) < 0.5
