@@ -6,17 +6,18 @@ the same questions are asked, and answers them from its transcript.
 """
 
 import argparse
-from collections.abc import Mapping
+import getpass
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
 from nas.execute import Executor
-from nas.inbox import Message
-from nas.llm import LlmError, Role
+from nas.inbox import Message, message
+from nas.llm import LlmError, Reply, Request, Role
 from nas.llm.client import HOW_TO_SET_A_KEY, Client, Settings, resolve
-from nas.llm.desk import Desk
+from nas.llm.desk import Desk, Nobody
 from nas.llm.ledger import Ledger
 from nas.llm.price import Price, prices_for, read_price
 from nas.llm.transcript import Replay, Transcript
@@ -97,19 +98,65 @@ def author_of(model: Mapping[str, Any] | None) -> Author | None:
     return Author(models=model["models"], effort=model["effort"]) if model else None
 
 
-def resumed(model: Mapping[str, Any] | None, client: Any = None) -> Settings | None:
-    """The settings of a run that is continued, with a key from the environment.
+def resumed(parsed: argparse.Namespace, store: Store, client: Any = None) -> tuple[Settings | None, Message | None]:
+    """The settings of a run that is continued, with a key from the environment, and what changes about its model.
+
+    New limits have the model asked again, whatever it was given up for; `--proposer evolution` has it asked no more,
+    and then no key is needed.
 
     Raises:
-      LlmError: the run has a model, and there is no key for it now.
+      LlmError: the run has a model and there is no key for it now, or what is asked for cannot be had.
     """
-    if model is None:
-        return None
+    model = store.config.get("model")
+    said = _change(parsed, model)
+    if model is None or "replay" in store.config:
+        return None, None
+    on, limits = state(store, said)
+    if not on:
+        return None, said
+    _limit(limits)
     roles: dict[Role, str] = dict(model["models"])
     found = resolve(base_url=None if client else model["base_url"], roles=roles, client=client)
     if found is None or not client and found.base_url != model["base_url"]:
         raise LlmError(f"this run asks {roles['propose']} at {model['base_url'] or 'Anthropic'}; {HOW_TO_SET_A_KEY}")
-    return replace(found, local=model["local"])
+    return replace(found, local=model["local"]), said
+
+
+def _change(parsed: argparse.Namespace, model: Mapping[str, Any] | None) -> Message | None:
+    """What the command line wants changed about the model of a run that is continued."""
+    limits = {key: getattr(parsed, key) for key in ("max_usd", "max_calls") if getattr(parsed, key) is not None}
+    if parsed.proposer == "auto" and not limits:
+        return None
+    if parsed.proposer not in ("auto", "claude", "evolution"):
+        raise LlmError(f"--proposer '{parsed.proposer}' cannot be given to a run that is continued; leave it out")
+    if model is None:
+        if parsed.proposer == "evolution":
+            return None
+        raise LlmError("this run was begun without a model and goes on without; start a new one for --proposer claude")
+    if parsed.proposer == "evolution":
+        return message("model", user(), text="off")
+    return message("model", user(), text="on", **limits)
+
+
+def state(store: Store, last: Message | None = None) -> tuple[bool, dict[str, Any]]:
+    """Whether a run's model is asked, and the model's configuration with the limits of now."""
+    on, model = True, dict(store.config["model"])
+    for content in [
+        *(m["content"] for m in store.messages() if m["kind"] == "model"),
+        *([last.content] if last else []),
+    ]:
+        on = content["text"] == "on"
+        if {"max_usd", "max_calls"} & content.keys():
+            model |= {"max_usd": content.get("max_usd"), "max_calls": content.get("max_calls")}
+    return on, model
+
+
+def user() -> str:
+    """Who is at the keyboard."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # no such user, as in some containers
+        return "somebody"
 
 
 def replayed(parsed: argparse.Namespace) -> tuple[Path, dict[str, Any]] | None:
@@ -134,18 +181,21 @@ def replayed(parsed: argparse.Namespace) -> tuple[Path, dict[str, Any]] | None:
     return folder, config
 
 
-def make_sure(settings: Settings | None) -> None:
+def make_sure(settings: Settings | None) -> list[tuple[Request, Reply]]:
     """Find out before anything is trained whether the model would answer.
 
+    Returns:
+      What was asked for it and may be billed.
     Raises:
       LlmError: the key is not accepted, the model not known, or the server not there.
     """
-    if settings is not None:
-        client = Client(settings, deadline_s=DEADLINE_S, backoff_s=BACKOFF_S)
-        try:
-            client.check()
-        finally:
-            client.close()
+    if settings is None:
+        return []
+    client = Client(settings, deadline_s=DEADLINE_S, backoff_s=BACKOFF_S)
+    try:
+        return client.check()
+    finally:
+        client.close()
 
 
 def heard(folder: Path) -> dict[int, list[Message]]:
@@ -159,24 +209,34 @@ def heard(folder: Path) -> dict[int, list[Message]]:
 
 
 def open_desk(
-    executor: Executor, store: Store, model: Mapping[str, Any], settings: Settings | None, replay: Path | None
+    executor: Executor, store: Store, settings: Settings | None, tried: Sequence[tuple[Request, Reply]] = ()
 ) -> Desk:
-    """A desk for a run.
+    """A desk for a run that has a model, or had one.
 
+    Args:
+      executor: runs the jobs.
+      store: of the run.
+      settings: how the model is reached; None if the answers are those of another run, or there are none any more.
+      tried: what `make_sure` asked; it counts as spent.
     Raises:
       LlmError: the transcript cannot be used.
     """
+    _, model = state(store)
     transcript = Transcript(store.folder / "transcript")
     ledger = Ledger(
         _limit(model), _prices(model), limit_calls=model["max_calls"], before=transcript.begin
     )  # fmt: skip
+    for request, reply in tried:
+        transcript.record(request, reply, ledger.cost(request, reply))
     ledger.restore(transcript.settled())
-    if settings is None:
-        assert replay is not None, "a run with a model has a key or a transcript"
-        return Desk(executor, transcript, ledger, Replay(replay / "transcript"))
-    return Desk(
-        executor, transcript, ledger, Client(settings, deadline_s=DEADLINE_S, backoff_s=BACKOFF_S, purse=ledger)
-    )
+    source: Client | Replay | Nobody
+    if settings is not None:
+        source = Client(settings, deadline_s=DEADLINE_S, backoff_s=BACKOFF_S, purse=ledger)
+    elif "replay" in store.config:
+        source = Replay(Path(store.config["replay"]) / "transcript")
+    else:
+        source = Nobody()
+    return Desk(executor, transcript, ledger, source)
 
 
 def _prices(model: Mapping[str, Any]) -> Mapping[str, Price]:

@@ -33,15 +33,17 @@ class ModelRecord:
       outcomes: how many calls ended how.
       refusals: by category.
       given_up: why the model is asked no more, as a sentence; empty while it is. What ends later changes nothing.
+      since: slot of the first task that counts: after somebody has put things right, the old trouble does not.
     """
 
     outcomes: Counter[str] = field(default_factory=Counter)
     refusals: Counter[str] = field(default_factory=Counter)
     given_up: str = ""
+    since: int = 0
 
-    def count(self, calls: Sequence[Mapping[str, Any]]) -> None:
-        """Take in the calls of a task."""
-        for call in calls:
+    def count(self, calls: Sequence[Mapping[str, Any]], slot: int) -> None:
+        """Take in the calls of the task at this slot."""
+        for call in calls if slot >= self.since else ():
             self.outcomes[call["outcome"]] += 1
             if call["outcome"] == "refused":
                 self.refusals[call["category"] or "no category"] += 1
@@ -154,7 +156,7 @@ class History:
     ) -> None:
         """Take in what came of a task; `candidate` is what a model wrote in it."""
         self.running -= 1
-        self.model.count(outcome.get("calls", ()))
+        self.model.count(outcome.get("calls", ()), task.slot)
         if task.kind == "forecast":
             rung = task.decision["rung"]
             self.forecasting[rung] -= 1

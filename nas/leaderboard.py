@@ -102,7 +102,7 @@ def _told(messages: Sequence[Mapping[str, Any]]) -> list[str]:
     said = [message for message in messages if message["kind"] != "proposal"]
     lines = []
     for message in said[-MESSAGES:]:
-        what = message["content"].get("text") or message["content"].get("candidate", "")
+        what = " ".join(f"{value}" for value in message["content"].values())
         lines.append(f"{message['time']} {message['author']}: {message['kind']} {what}"[:200])
     hidden = len(said) - len(lines)
     return ([f"{hidden} earlier messages are not shown"] if hidden else []) + lines

@@ -23,7 +23,8 @@ from nas.history import entry_of, failure_of_duplicate
 from nas.inbox import Message
 from nas.judge import forecast
 from nas.judge.rungs import slots
-from nas.llm.desk import Desk
+from nas.llm.desk import Answer, Desk
+from nas.lookahead import Pace
 from nas.progress import Snapshot, View
 from nas.propose.mixture import DEFAULT, RANDOM, benched
 from nas.records import Candidate, Failure, Trial, to_plain
@@ -92,6 +93,8 @@ class Search:
         self.listened = 0.0
         self.told: dict[int, list[Message]] = {}
         self.heard_before: dict[int, list[Message]] = {}
+        self.lookahead = config.lookahead
+        self.pace = Pace(executor.capacity().cpus, max(config.lookahead, config.most_lookahead))
 
     # ---- the loop
 
@@ -122,17 +125,26 @@ class Search:
     def _hear(self, slot: int) -> None:
         """Take in messages: those that were heard at this slot in the run that is replayed, and those that arrive."""
         for message in self.told.pop(slot, ()):
-            self.strategy.steer(message)
+            self._heed(slot, message)
         for message in self.heard_before.pop(slot, ()):
             self._take(slot, message)
         if time.monotonic() > self.listened + LISTEN_S:
             self.listened = time.monotonic()
             inbox.take(self.store.folder, lambda message: self._take(slot, message), self.view.say)
+        wanted = self.pace.wanted(self.lookahead)
+        if wanted > self.lookahead:
+            self._take(slot, inbox.message("lookahead", "the search", count=wanted))
 
     def _take(self, slot: int, message: Message) -> None:
         if self.store.hear(slot, to_plain(message)):
-            self.strategy.steer(message)
+            self._heed(slot, message)
             self.view.event("message", slot=slot, what=message.kind, author=message.author)
+
+    def _heed(self, slot: int, message: Message) -> None:
+        if message.kind == "lookahead":
+            self.lookahead = message.content["count"]
+        else:
+            self.strategy.steer(message, slot)
 
     def stop(self) -> None:
         """Decide nothing more, and leave what runs; it is run again when the run is continued."""
@@ -146,10 +158,10 @@ class Search:
         if self.config.order == "arrival":
             for ready in [s for s in self.unrevealed if s in self.ended and s < slot]:
                 self._reveal(ready)
-            while len(self.flying) > self.config.lookahead and not self.stopping:
+            while len(self.flying) > self.lookahead and not self.stopping:
                 self._pump(wait=True)
             return
-        while self.unrevealed and self.unrevealed[0] < slot - self.config.lookahead and not self.stopping:
+        while self.unrevealed and self.unrevealed[0] < slot - self.lookahead and not self.stopping:
             if self.unrevealed[0] in self.ended:
                 self._reveal(self.unrevealed[0])
             else:
@@ -217,6 +229,7 @@ class Search:
             running.usage["calls"] = to_plain(outcome.spent)
         written = [entry_of(outcome.candidate, task.slot)] if outcome.candidate else []
         self.store.finish(task.slot, plain, running.usage, outcome.scores, outcome.programs, outcome.trials, written)
+        self.pace.ended(task.kind, running.usage)
         self.ended[task.slot] = _Ended(task, plain, outcome.scores, outcome.trials, outcome.candidate)
         del self.flying[task.slot]
         self._report(task, outcome, time.monotonic() - running.began)
@@ -302,9 +315,13 @@ class Search:
         told = [(row.pop("slot"), Message(**row)) for row in self.store.messages()]
         told.sort(key=lambda pair: pair[0])  # one that was heard after a resume may stand at an earlier slot
         for task in tasks:
+            while told and told[0][0] < task.slot:
+                slot, message = told.pop(0)
+                self._learn(slot)  # the lookahead may change after it
+                self._heed(slot, message)
             self._learn(task.slot)
-            while told and told[0][0] <= task.slot:
-                self.strategy.steer(told.pop(0)[1])
+            while told and told[0][0] == task.slot:
+                self._heed(*told.pop(0))
             made = [entry_at[task.slot]] if task.slot in entry_at else []
             asked = [trial for trial in trials if trial.id in task.decision.get("trials", [])]
             self.strategy.apply(dataclasses.replace(task, outcome=None), made, asked)
@@ -315,6 +332,7 @@ class Search:
             extra = [trial for trial in trials if trial.id in task.decision.get("reserved", [])]
             measured = [score for score in scores if score.slot == task.slot]
             written = made[0].candidate if made and is_asked(task) else None
+            self.pace.ended(task.kind, task.usage or {})
             self.ended[task.slot] = _Ended(task, dict(task.outcome), measured, extra, written)
         for slot, message in told:  # heard at slots that decided nothing; they come again
             self.told.setdefault(slot, []).append(message)
@@ -386,6 +404,8 @@ class Search:
 
 def _account(usage: dict[str, Any], event: Event) -> None:
     """Add what a job used, by stage."""
+    if isinstance(event.result, Answer):
+        return
     usage["cpu_s"] = round(usage["cpu_s"] + event.usage.cpu_s, 3)
     usage["wall_s"] = round(usage["wall_s"] + event.usage.wall_s, 3)
     usage["peak_bytes"] = max(usage["peak_bytes"], event.usage.peak_bytes)

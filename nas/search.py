@@ -25,15 +25,23 @@ from nas.execute.local import LocalExecutor
 from nas.flows import Place, preload
 from nas.leaderboard import write_table
 from nas.llm import LlmError
-from nas.llm.client import HOW_TO_SET_A_KEY, Settings
+from nas.llm.client import HOW_TO_SET_A_KEY
 from nas.llm.desk import Desk
 from nas.loop import Config, Search, stop_on_signals
 from nas.progress import View, make_view
+from nas.records import to_plain
 from nas.space import SearchSpace, SpaceError, canonical, digest, load, names
 from nas.standings import board, read
 from nas.store import Store, StoreError
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "optuna", "numpy")
+
+
+_OF_THE_RUN = (
+    "space", "budget", "seed", "lookahead", "order", "name", "model", "base_url", "effort", "price", "no_forecasts",
+    "blind_control",
+)  # fmt: skip
+"""Arguments that a run is begun with, and keeps."""
 
 
 class UsageError(ValueError):
@@ -51,7 +59,12 @@ def parser() -> argparse.ArgumentParser:
     add("--budget", type=int, default=200, metavar="N", help="candidates admitted to the first rung (200)")
     add("--seed", type=int, default=0, metavar="N", help="of every draw (0)")
     add("--workers", type=int, metavar="N", help="jobs at once (one a core, or one an accelerator)")
-    add("--lookahead", type=int, metavar="N", help="tasks a decision does not wait for (8 a worker)")
+    add(
+        "--lookahead",
+        type=int,
+        metavar="N",
+        help="tasks a decision does not wait for (8 a worker, 16 for a slow model)",
+    )
     add("--order", choices=("slots", "arrival"), default="slots", help="slots repeats bit for bit; arrival never waits")
     add("--max-hours", type=float, metavar="H", help="decide nothing new after so many hours (no limit)")
     add("--name", metavar="NAME", help="of the run's folder (space and time)")
@@ -104,20 +117,23 @@ def _run(parsed: argparse.Namespace, arguments: Sequence[str] | None, client: An
         return _dry_run(space, reference, parsed)
     accelerators = _accelerators()
     workers = parsed.workers or (len(accelerators) or _cores())
-    settings: Settings | None = None
     if store is None:
         settings = asking.settings_of(parsed, client)
         model = replayed[1]["model"] if replayed else asking.configure(parsed, settings)
-        asking.make_sure(settings)
-        more = {"model": model} | ({"replay": str(replayed[0].resolve())} if replayed else {})
+        tried = asking.make_sure(settings)
+        most = parsed.lookahead or (16 if model else 8) * workers
+        more = {"model": model, "most_lookahead": replayed[1].get("most_lookahead", 0) if replayed else most}
+        more |= {"replay": str(replayed[0].resolve())} if replayed else {}
         store = _create(parsed, space, reference, workers, more)
-    elif "replay" not in store.config:
+    else:
         try:
-            settings = asking.resumed(store.config.get("model"), client)
-            asking.make_sure(settings)
-        except LlmError:
+            settings, change = asking.resumed(parsed, store, client)
+            tried = asking.make_sure(settings)
+        except LlmError as error:
             store.close()
-            raise
+            raise LlmError(f"{error}; --proposer evolution goes on without it") from error
+        if change is not None:
+            store.hear(max((task.slot for task in store.tasks()), default=-1) + 1, to_plain(change))
     config = store.config
     view = make_view()
     try:
@@ -125,8 +141,7 @@ def _run(parsed: argparse.Namespace, arguments: Sequence[str] | None, client: An
         with contextlib.ExitStack() as open_things:
             executor: Any = open_things.enter_context(LocalExecutor(workers, preload(space), accelerators))
             if config.get("model"):
-                replay = Path(config["replay"]) if "replay" in config else None
-                executor = asking.open_desk(executor, store, config["model"], settings, replay)
+                executor = asking.open_desk(executor, store, settings, tried)
                 open_things.callback(executor.close)
                 for text in executor.transcript.damaged:
                     view.say(f"warning: {text}; that call is made again")
@@ -155,7 +170,9 @@ def _run(parsed: argparse.Namespace, arguments: Sequence[str] | None, client: An
 def _config(config: Mapping[str, Any]) -> Config:
     """What the search is asked to do, from a run's configuration."""
     model = config.get("model") or {}
+    own = "replay" not in config  # a replay is told by the record how far to look ahead
     return Config(
+        most_lookahead=config.get("most_lookahead", 0) if own else 0,
         **{key: config[key] for key in ("budget", "seed", "lookahead", "order")},
         author=asking.author_of(model),
         forecasts=model.get("forecasts", False),
@@ -174,6 +191,12 @@ def _check(parsed: argparse.Namespace) -> None:
         raise UsageError(f"--max-hours {parsed.max_hours}: give a number above 0, or leave it out")
     if parsed.seed < 0:
         raise UsageError(f"--seed {parsed.seed}: give 0 or more")
+    if parsed.resume:
+        made = parser()
+        given = [flag for flag in _OF_THE_RUN if getattr(parsed, flag) != made.get_default(flag)]
+        if given:
+            flag = given[0].replace("_", "-")
+            raise UsageError(f"--{flag} belongs to the run and cannot be changed by --resume; leave it out")
     if parsed.name is not None and (not parsed.name or "/" in parsed.name or parsed.name.startswith(".")):
         raise UsageError(f"--name '{parsed.name}': give a plain folder name, without '/' and not starting with '.'")
 
@@ -231,7 +254,7 @@ def machine() -> dict[str, Any]:
 def _say_start(view: View, store: Store, config: dict[str, Any], space: SearchSpace, *, resumed: bool) -> None:
     view.say(
         f"{space.name}@{space.version}, budget {config['budget']}, seed {config['seed']}, run {store.folder}; "
-        + _say_who(config)
+        + _say_who(store, config)
     )
     if not resumed:
         return
@@ -248,12 +271,15 @@ def _say_start(view: View, store: Store, config: dict[str, Any], space: SearchSp
             view.say(f"warning: this machine's {key} differs from the run's; results may differ in the last bits")
 
 
-def _say_who(config: Mapping[str, Any]) -> str:
+def _say_who(store: Store, config: Mapping[str, Any]) -> str:
     model = config.get("model")
     if model is None:
         return f"no model is asked ({HOW_TO_SET_A_KEY}): evolution, random sampling and tuning propose"
     if "replay" in config:
         return f"the answers of {model['models']['propose']} are those of run {config['replay']}"
+    on, model = asking.state(store)
+    if not on:
+        return "the model is asked no more: evolution, random sampling and tuning propose"
     limit = f"at most ${model['max_usd']}" if model["max_usd"] else f"at most {model['max_calls']} calls"
     return f"{model['models']['propose']} proposes beside evolution, random sampling and tuning ({limit})"
 

@@ -14,6 +14,8 @@ from typing import Any
 
 from nas.judge.lift import Lift, Sample, lifts
 from nas.judge.noise import SeedNoise, seed_sigma
+from nas.llm.ledger import Settled
+from nas.llm.transcript import Transcript
 from nas.progress import one_line
 from nas.records import Failure, Trial
 from nas.spending import Spending, spending
@@ -99,6 +101,7 @@ class Records:
     trials: Sequence[Trial]
     scores: Sequence[Score]
     messages: Sequence[Mapping[str, Any]] = ()
+    settled: Sequence[Settled] = ()
 
     @property
     def sign(self) -> int:
@@ -264,8 +267,10 @@ def read(store: Store) -> Records:
         missing = [key for key in _CONFIG if key not in config]
         if missing:
             raise KeyError(f"run.json says nothing about {', '.join(missing)}")
-        told = store.messages()
-        return Records(config=config, tasks=tasks, scores=scores, trials=trials, entries=store.entries(), messages=told)
+        return Records(
+            config=config, tasks=tasks, scores=scores, trials=trials, entries=store.entries(),
+            messages=store.messages(), settled=Transcript(store.folder / "transcript").settled(),
+        )  # fmt: skip
     except (ValueError, KeyError, TypeError, OSError) as error:  # damage that the database itself does not notice
         reason = one_line(f"{type(error).__name__}: {error}")
         text = f"the run in '{store.folder}' holds what cannot be read ({reason}); mend or restore its files"
@@ -296,6 +301,7 @@ def board(records: Records) -> Board:
             records.entries,
             records.trials,
             records.scores,
+            records.settled,
             sign=records.sign,
             sigma=first.noise.sigma if first else None,
         ),

@@ -2,17 +2,17 @@
 
 In goes what a person wants, out goes a message to the search (`inbox.py`), which takes it up at its next decision, or
 when it is resumed. A note reaches the next prompts; a pinned candidate is promoted as soon as there is room; a vetoed
-one is no parent and not promoted; a kind of change is asked for in the next proposal of a model. All are records with
-time and author, shown under the leaderboard.
+one is no parent and not promoted; a kind of change is asked for in the next proposal of a model; the model is asked no
+more, or again. All are records with time and author, shown under the leaderboard.
 """
 
 import argparse
-import getpass
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from nas import inbox
+from nas.asking import user
 from nas.propose.prompt import KINDS
 from nas.store import Store, StoreError
 
@@ -28,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--veto", type=int, metavar="ID", help="no parent and no promotion any more")
     what.add_argument("--unveto", type=int, metavar="ID", help="take that back")
     what.add_argument("--kind", choices=sorted(KINDS), help="kind of change of the next proposal of a model")
+    what.add_argument("--model", choices=("on", "off"), help="ask the model no more, or again")
     made.add_argument("--author", metavar="NAME", help="who says so (the user's name)")
     return made
 
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser().parse_args(arguments)
     try:
         kind, content = _content(parsed)
-        inbox.put(parsed.run, inbox.message(kind, parsed.author or _user(), **content))
+        inbox.put(parsed.run, inbox.message(kind, parsed.author or user(), **content))
     except StoreError as error:
         print(f"nas.steer: {error}", file=sys.stderr)
         return 2
@@ -58,6 +59,8 @@ def _content(parsed: argparse.Namespace) -> tuple[inbox.Kind, dict[str, object]]
         return "note", {"text": parsed.note}
     if parsed.kind is not None:
         return "kind", {"text": parsed.kind}
+    if parsed.model is not None:
+        return "model", {"text": parsed.model}
     for kind in ("pin", "unpin", "veto", "unveto"):
         candidate = getattr(parsed, kind)
         if candidate is not None:
@@ -66,13 +69,6 @@ def _content(parsed: argparse.Namespace) -> tuple[inbox.Kind, dict[str, object]]
                 raise StoreError(f"--{kind} {candidate}: the run has no such candidate; it has 1 to {last} so far")
             return kind, {"candidate": candidate}
     raise AssertionError("the parser asks for one of them")
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # no such user, as in some containers
-        return "somebody"
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import numpy as np
 from nas import flows, showing
 from nas.admit.gate import check
 from nas.flows import Asking, Outcome, Place
-from nas.history import History, Known, entry_of
+from nas.history import History, Known, ModelRecord, entry_of
 from nas.inbox import Message
 from nas.judge import forecast
 from nas.judge.rungs import ranked, slots
@@ -42,6 +42,8 @@ STREAMS = 4
 """Parallel streams of a model's proposals, each with another direction to start from."""
 UNREAD = 3
 """Forecasts in a row that brought nothing, after which no more are asked for."""
+NO_MODEL = "the model is asked no more"
+"""Why there are no forecasts, while the model is given up."""
 BATCH = 4
 """Fewest trials that a model is asked about at once, after the first time at a rung."""
 
@@ -54,6 +56,7 @@ class Config:
       budget: candidates that are admitted to the first rung.
       seed: of every draw.
       lookahead: L; decision k uses the outcomes of tasks 0 … k−L−1.
+      most_lookahead: L may grow up to this, if a model takes its time.
       order: `slots` (repeatable) or `arrival` (whatever has ended counts at once).
       author: how a model is asked; None asks none.
       forecasts: whether the model also forecasts.
@@ -67,6 +70,7 @@ class Config:
     author: Author | None = None
     forecasts: bool = True
     blind: bool = False
+    most_lookahead: int = 0
 
 
 @dataclass(slots=True)
@@ -154,8 +158,8 @@ class Strategy:
         self._judge_forecasts()
         self._tell(task, outcome, scores)
 
-    def steer(self, message: Message) -> None:
-        """Take in what a person or another program wants, from the next decision on."""
+    def steer(self, message: Message, slot: int) -> None:
+        """Take in what a person or another program wants, from the decision at this slot on."""
         candidate, text, steering = message.content.get("candidate", 0), message.content.get("text", ""), self.steering
         match message.kind:
             case "note":
@@ -172,6 +176,13 @@ class Strategy:
                 steering.vetoed.discard(candidate)
             case "proposal":
                 steering.proposals.append(message)
+            case "model" if text == "off":
+                self.history.model.given_up = f"the model is asked no more: {message.author} said so"
+            case "model":
+                self.history.model = ModelRecord(since=slot)
+                if self.no_forecasts == NO_MODEL:
+                    self.no_forecasts = ""
+        self._judge_forecasts()
 
     def _judge_forecasts(self) -> None:
         """Stop paying for forecasts when the model is given up, or when they have turned out to say nothing."""
@@ -179,7 +190,7 @@ class Strategy:
             return
         evidence = self.history.evidence()
         if self.history.model.given_up:
-            self.no_forecasts = "the model is asked no more"
+            self.no_forecasts = NO_MODEL
         elif self.history.unread >= UNREAD:
             self.no_forecasts = f"{UNREAD} forecasts in a row could not be read; the model is asked for no more"
         elif forecast.has_skill(evidence) is False:
@@ -254,21 +265,28 @@ class Strategy:
             found = self.history.next_promotion(self.steering.vetoed)
             return None if found is None else self._promote(slot, *found)
         history, ladder, maximize = self.history, self.space.ladder, self.space.task.maximize
+        evidence = history.evidence()
+        weights = forecast.fit(evidence)
         for rung in reversed(range(ladder.top)):
             if history.forecasting[rung]:
                 continue  # what is asked decides this rung's promotions; others go on meanwhile
             asked = history.to_forecast(rung, self.steering.vetoed)
             if asked and (len(asked) >= BATCH or not history.asked[rung]):
-                decision = {"rung": rung, "trials": asked[:PAUSED]}
+                worth = {
+                    "weights": _rounded(weights),
+                    "calibration": _rounded(forecast.calibration(evidence).get(None)),
+                }
+                decision = {"rung": rung, "trials": asked[:PAUSED], **worth}
                 task = Task(slot=slot, kind="forecast", candidate=0, decision=decision)
                 return Decision(task, self.flow(task, None, []))
             choice = forecast.next_promotion(
                 history.able(rung, self.steering.vetoed), history.choices(rung), history.forecasts[rung],
-                forecast.fit(history.evidence()), rung=rung, eta=ladder.eta, maximize=maximize,
+                weights, rung=rung, eta=ladder.eta, maximize=maximize,
                 rng=np.random.default_rng([self.config.seed, slot, 2]),
             )  # fmt: skip
             if choice is not None:
-                return self._promote(slot, choice.trial, rung + 1, choice=to_plain(choice))
+                said = {"choice": to_plain(choice), "weights": _rounded(weights)}
+                return self._promote(slot, choice.trial, rung + 1, **said)
         return None
 
     def _pinned(self, slot: int) -> Decision | None:
@@ -505,6 +523,14 @@ class Strategy:
 def is_asked(task: Task) -> bool:
     """Whether a model writes the candidate, so that its text is not known at the decision."""
     return task.kind == "admit" and task.decision["arm"] in (CLAUDE, BLIND)
+
+
+def _rounded(record: Any) -> dict[str, Any] | None:
+    """A record of numbers for the store, with as many digits as mean something and without what it is made of."""
+    if record is None:
+        return None
+    kept = {key: value for key, value in to_plain(record).items() if not isinstance(value, list)}
+    return {key: round(value, 4) if isinstance(value, float) else value for key, value in kept.items()}
 
 
 def _draft(task: Task) -> Candidate:

@@ -12,7 +12,7 @@ ROOT = Path(nas.__file__).parent
 LAYERS = [
     {"nas.records"},
     {"nas.api", "nas.space", "nas.execute", "nas.llm"},
-    {"nas.store", "nas.judge", "nas.judge.*", "nas.execute.*", "nas.llm.*", "nas.progress"},
+    {"nas.store", "nas.judge", "nas.judge.*", "nas.execute.*", "nas.llm.*", "nas.progress", "nas.lookahead"},
     {"nas.admit", "nas.admit.*", "nas.train", "nas.train.*", "nas.propose"},
     {"nas.propose.*", "nas.standings", "nas.spending", "nas.inbox"},
     {"nas.dossier"},
@@ -20,6 +20,7 @@ LAYERS = [
     {"nas.flows", "nas.history", "nas.estimate", "nas.showing", "nas.propose.claude"},
     {"nas.strategy", "nas.asking"},
     {"nas.loop", "nas.testing", "nas.door"},
+    {"nas.report", "nas.report.*"},
     {"nas.search", "nas.steer", "nas.admit.__main__", "nas.mcp"},
 ]
 """Lowest first; a module may import from its own layer and those below."""

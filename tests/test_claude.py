@@ -1,11 +1,13 @@
 """A search that asks a model: the whole loop on a real server, with faults, killed, replayed, refused, directed."""
 
+import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from decimal import Decimal
@@ -21,10 +23,10 @@ from nas.llm.transcript import read_call
 from nas.propose.claude import Others
 from nas.search import main
 from nas.space import load
-from nas.spending import spending
-from nas.standings import read
-from nas.store import Store, dump
-from tests.messages_server import TRANSIENT, Chance, MessagesServer
+from nas.spending import lines as spending_lines
+from nas.standings import board, read
+from nas.store import Store, StoreError, dump
+from tests.messages_server import TRANSIENT, Answer, Chance, MessagesServer, Request
 from tests.scripted import Scripted
 
 RINGS = str(Path(__file__).parent / "spaces" / "rings.py")
@@ -54,6 +56,29 @@ def reach(server: MessagesServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NAS_API_KEY", "any")
     monkeypatch.setattr(asking, "DEADLINE_S", 4.0)
     monkeypatch.setattr(asking, "BACKOFF_S", 0.01)
+
+
+class Interrupting:
+    """A scripted model whose user presses Ctrl-C when it is asked for the n-th time."""
+
+    def __init__(self, count: int) -> None:
+        self.scripted, self.left = Scripted(load(RINGS)), count
+
+    def __call__(self, request: Request) -> Answer:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+        return self.scripted(request)
+
+
+def interrupt_when_given_up(run: Path) -> None:
+    """Press Ctrl-C when a search has said that its model is asked no more."""
+    for _ in range(1200):
+        with contextlib.suppress(StoreError):
+            if any("asked no more" in note for note in Store(run).notes()):
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+        time.sleep(0.1)
 
 
 def lines(run: Path) -> list[str]:
@@ -91,7 +116,7 @@ def test_what_the_model_wrote_is_trained_and_its_drafts_are_kept(asked: tuple[Pa
     assert {t.candidate for t in records.trials} >= {e.candidate.id for e in written}
     drafts = [d for task in records.tasks for d in (task.outcome or {}).get("drafts", ())]
     assert any(d["failure"]["rule"] == "import" for d in drafts)
-    found = spending(records.tasks, records.entries, records.trials, records.scores, sign=1, sigma=0.0)
+    found = board(records).spending
     assert found is not None and found.drafts == len(drafts) and found.candidates == len(written)
 
 
@@ -111,12 +136,12 @@ def test_one_candidate_is_shown_with_what_its_writer_claimed(
 def test_tokens_and_dollars_are_those_that_the_server_billed(asked: tuple[Path, MessagesServer]) -> None:
     run, server = asked
     billed = server.account.billed()["claude-sonnet-5-5"]
-    checks = len([r for r in server.requests if r.body.get("max_tokens") == 1])
     prompt = billed["input_tokens"] + billed["cache_creation_input_tokens"] + billed["cache_read_input_tokens"]
-    assert spent(run, "output_tokens") == billed["output_tokens"] - checks
-    assert spent(run, "prompt_tokens") == prompt - checks
-    usd = sum(Decimal(call["usd"]) for task in Store(run).tasks() for call in (task.usage or {}).get("calls", ()))
-    assert usd == (2 * spent(run, "prompt_tokens") + 10 * spent(run, "output_tokens")) / Decimal(1_000_000)
+    found = board(read(Store(run))).spending
+    assert found is not None and (found.prompt_tokens, found.output_tokens) == (prompt, billed["output_tokens"])
+    assert found.total_usd == (2 * prompt + 10 * billed["output_tokens"]) / Decimal(1_000_000)
+    checks = len([r for r in server.requests if r.body.get("max_tokens") == 1])
+    assert spent(run, "output_tokens") == billed["output_tokens"] - checks and checks == 1
 
 
 def test_forecasts_are_asked_once_for_a_trial_and_take_part(asked: tuple[Path, MessagesServer]) -> None:
@@ -126,12 +151,21 @@ def test_forecasts_are_asked_once_for_a_trial_and_take_part(asked: tuple[Path, M
     for rung in (0, 1):
         about = [trial for task in rounds if task.decision["rung"] == rung for trial in task.decision["trials"]]
         assert len(about) == len(set(about))
-    choices = [task.decision["choice"] for task in tasks if task.kind == "promote"]
-    assert any(choice["x"] is not None for choice in choices)
+    promotions = [task.decision for task in tasks if task.kind == "promote"]
+    assert any(decision["choice"]["x"] is not None for decision in promotions)
+    # How good they were and what they weighed is in the store at every step, and in the table at the end.
+    resolved = [decision["weights"]["resolved"] for decision in promotions]
+    assert resolved == sorted(resolved) and resolved[-1] > 0
+    last = rounds[-1].decision
+    assert last["calibration"]["resolved"] == last["weights"]["resolved"] > 0
+    found = board(read(Store(asked[0]))).spending
+    assert found is not None and found.calibration is not None and len(found.weights) == len(promotions)
+    assert found.calibration.resolved >= last["calibration"]["resolved"]
+    assert any("resolved, Brier score" in line for line in spending_lines(found))
 
 
 def test_frozen_part_of_the_prompt_is_the_same_bytes_in_every_proposal(asked: tuple[Path, MessagesServer]) -> None:
-    requests = [read_call(path).request for path in sorted((asked[0] / "transcript").glob("*.json"))]
+    requests = [read_call(path).request for path in sorted((asked[0] / "transcript").glob("[0-9]*.json"))]
     assert len({request.system[0] for request in requests if request.role != "forecast"}) == 1
     assert len({request.system[0] for request in requests if request.role == "forecast"}) == 1
 
@@ -139,7 +173,7 @@ def test_frozen_part_of_the_prompt_is_the_same_bytes_in_every_proposal(asked: tu
 def test_blind_arm_is_told_no_results(asked: tuple[Path, MessagesServer]) -> None:
     run, _ = asked
     blind = {task.slot for task in Store(run).tasks() if task.decision.get("arm") == "claude_blind"}
-    told = [read_call(path).request for path in (run / "transcript").glob("*.json")]
+    told = [read_call(path).request for path in (run / "transcript").glob("[0-9]*.json")]
     mine = [request for request in told if int(request.id.split(".")[0]) in blind]
     others = [request for request in told if request not in mine and request.role == "propose"]
     assert mine and all(len(request.system) == 1 and "The parent" not in request.messages[0][1] for request in mine)
@@ -179,14 +213,14 @@ def test_killed_and_resumed_run_asks_nothing_twice_and_ends_the_same(
             process = subprocess.Popen(start, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
             while count is not None and process.poll() is None and len(answered) < count:
                 time.sleep(0.02)
-                answered = {path.name for path in (run / "transcript").glob("*.json")}
+                answered = {path.name for path in (run / "transcript").glob("[0-9]*.json")}
             if count is not None:
                 process.send_signal(signal.SIGKILL)
             process.communicate()
             start = [sys.executable, "-m", "nas.search", "--resume", str(run)]
         assert process.returncode == 0
         # Asked again is only what had no answer yet when the run was killed.
-        again = [path for path in (run / "transcript").glob("*.2.json")]
+        again = [path for path in (run / "transcript").glob("[0-9]*.2.json")]
         assert not any(path.with_name(path.name.replace(".2.json", ".json")).exists() for path in again)
         assert len(answered) >= 9
     assert lines(run) == lines(asked[0])
@@ -214,6 +248,47 @@ def test_limit_of_dollars_ends_the_model_and_not_the_search(tmp_path: Path, monk
         billed = server.account.billed()["claude-sonnet-5-5"]
     assert Decimal(2 * billed["input_tokens"] + 10 * billed["output_tokens"]) / 1_000_000 <= Decimal("0.45")
     assert any("asked no more" in note and "$0.45" in note for note in Store(tmp_path / "poor").notes())
+
+
+def test_run_without_money_is_resumed_with_more_and_replayed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "poor"
+    with MessagesServer(Scripted(load(RINGS))) as server:
+        reach(server, monkeypatch)
+        watching = threading.Thread(target=interrupt_when_given_up, args=[run])
+        watching.start()
+        assert main(command(tmp_path, "poor", "--max-usd", "0.3")) == 130
+        watching.join()
+        assert main(["--resume", str(run), "--budget", "30"]) == 2
+        assert "--budget belongs to the run" in capsys.readouterr().err
+        before = len(server.requests)
+        assert main(["--resume", str(run), "--max-usd", "2"]) == 0
+        assert "at most $2)" in capsys.readouterr().err
+        assert len(server.requests) > before + 10
+    assert len([note for note in Store(run).notes() if "asked no more" in note]) == 1
+    assert main(["--proposer", f"replay:{run}", "--results", str(tmp_path), "--name", "again"]) == 0
+    assert lines(tmp_path / "again") == lines(run)
+
+
+def test_run_goes_on_without_its_model_and_without_a_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "orphan"
+    with MessagesServer(Interrupting(12), keys=["any"]) as server:
+        reach(server, monkeypatch)
+        assert main(command(tmp_path, "orphan")) == 130
+        monkeypatch.setenv("NAS_API_KEY", "lost")
+        capsys.readouterr()
+        assert main(["--resume", str(run)]) == 2
+        assert "--proposer evolution goes on without it" in capsys.readouterr().err
+    monkeypatch.delenv("NAS_API_KEY")
+    monkeypatch.delenv("NAS_BASE_URL")
+    assert main(["--resume", str(run), "--proposer", "evolution"]) == 0
+    assert "the model is asked no more" in capsys.readouterr().err
+    assert len([e for e in Store(run).entries() if e.program is not None]) == int(BUDGET) + 2
+    assert main(["--proposer", f"replay:{run}", "--results", str(tmp_path), "--name", "again"]) == 0
+    assert lines(tmp_path / "again") == lines(run)
 
 
 def test_bad_key_is_one_line_before_anything_is_made(

@@ -61,6 +61,7 @@ _COUNTS = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_toke
 _COUNTS_BY_LIFE = ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
 
 _LOOK_UP_S = 30.0
+_SETTLE_S = 0.01  # before everything is cancelled: what is to connect does so, or a library under us would complain
 _ROOM_S = 0.05
 
 
@@ -233,27 +234,32 @@ class Client:
         """Begin to answer a request; the future is cancelled by `close` and never raises anything else."""
         return self._begin(self._answer(_Call(request, self._purse, self._deadline_s), self._say))
 
-    def check(self) -> None:
+    def check(self) -> list[tuple[Request, Reply]]:
         """Make sure that every model would answer, before anything depends on it.
 
         Anthropic's server is asked whether it knows the model, which costs nothing; others are sent a message with a
         reply of one token, since not all of them know that question.
 
+        Returns:
+          The messages that were sent, which may be billed.
         Raises:
           LlmError: the key is not accepted, a model is unknown, or the server cannot be reached: one line.
         """
         look_up = self.settings.client is None and not self.settings.local
-        asked = []
         roles: dict[str, Role] = {model: role for role, model in self.settings.models.items()}
-        for model, role in roles.items():
-            request = Request(
-                id=f"check.{model}", role=role, model=model, system=(), messages=(("user", "Hi"),), max_tokens=1
-            )
+        requests = [
+            Request(id=f"check.{model}", role=role, model=model, system=(), messages=(("user", "Hi"),), max_tokens=1)
+            for model, role in roles.items()
+        ]
+        asked = []
+        for request in requests:
             call = _Call(request, None, min(self._deadline_s, _LOOK_UP_S)) if look_up else None
             asked.append(self._begin(self._answer(call, self._look_up)) if call else self.submit(request))
-        for reply in [future.result() for future in asked]:
+        replies = [future.result() for future in asked]
+        for reply in replies:
             if reply.outcome != "ok" and reply.stop_reason is None:
                 raise LlmError(self._remedy(reply))
+        return [] if look_up else list(zip(requests, replies, strict=True))
 
     def close(self) -> None:
         """Cancel what is under way and end the thread; what was sent and not answered is settled as an estimate."""
@@ -279,6 +285,7 @@ class Client:
             return asyncio.run_coroutine_threadsafe(answer, self._loop)
 
     async def _finish(self) -> None:
+        await asyncio.sleep(_SETTLE_S)
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from nas.execute import Event, Executor, Job, Need, Usage
 from nas.llm import Reply, Request
 from nas.llm.ledger import Ledger
-from nas.llm.transcript import Replay, Transcript
+from nas.llm.transcript import Call, Replay, Transcript
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -39,6 +39,15 @@ class Answer:
     usd: str | None
 
 
+class Nobody:
+    """Who answers in a run that goes on without its model: every call is one that will not do."""
+
+    def answer(self, request: Request) -> Call:
+        """No answer."""
+        message = "the run goes on without the model"
+        return Call(request=request, reply=Reply(outcome="halt", model=request.model, message=message), usd="0")
+
+
 class Desk:
     """See the module's docstring.
 
@@ -49,7 +58,9 @@ class Desk:
       source: who answers what the transcript does not hold.
     """
 
-    def __init__(self, executor: Executor, transcript: Transcript, ledger: Ledger, source: "Client | Replay") -> None:
+    def __init__(
+        self, executor: Executor, transcript: Transcript, ledger: Ledger, source: "Client | Replay | Nobody"
+    ) -> None:
         self.executor, self.transcript, self.ledger, self.source = executor, transcript, ledger, source
         self._waiting: set[str] = set()
         self._ended: queue.SimpleQueue[tuple[Request, Reply, str | None, bool]] = queue.SimpleQueue()
@@ -69,7 +80,7 @@ class Desk:
         known = self.transcript.find(job)
         if known is not None:
             self._ended.put((job, known.reply, known.usd, False))
-        elif isinstance(self.source, Replay):
+        elif isinstance(self.source, Replay | Nobody):
             played = self.source.answer(job)
             self._ended.put((job, played.reply, played.usd, True))
         else:  # the ledger notes the call in the transcript when it gives money for it

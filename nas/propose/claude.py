@@ -201,6 +201,7 @@ def _ask(request: Request, record: _Record) -> Asking[Reply]:
     record.spent.append({
         "role": request.role, "usd": answer.usd, "attempts": reply.attempts, "prompt_tokens": usage.prompt_tokens,
         "cached_tokens": usage.cache_read_tokens, "output_tokens": usage.output_tokens,
+        "seconds": round(reply.seconds, 3),
     })  # fmt: skip
     return reply
 
