@@ -1,6 +1,7 @@
 """Kill a search again and again, continue it each time, and compare its store with that of one left alone.
 
     python -m benchmarks.kill --kills 10 --budget 30 --json kill.json
+    python -m benchmarks.kill --kills 5 --budget 60 --model --json kill_model.json
 
 One search runs undisturbed. Another one, with the same arguments, has its coordinator ended by SIGKILL at random
 moments and is continued at once, while what the dead one left behind may still be ending. A moment is a number of
@@ -10,7 +11,11 @@ forms of both stores (`python -m nas.store dump`) must be equal, line by line, a
 rung. What a kill costs is counted: the tasks that were decided and had no outcome, and the jobs that were running and
 have to run again.
 
-Exit status: 0 if the stores are equal, 1 if they differ, 2 if a search could not be run.
+With `--model` a scripted model proposes and forecasts too, over real HTTP on the loopback (`tests/messages_server.py`);
+the killed search must ask it nothing twice that was answered, and is then replayed from its transcript, with the
+server gone: a third store, which must be equal as well.
+
+Exit status: 0 if all is as it must be, 1 if it is not, 2 if a search could not be run.
 """
 
 import argparse
@@ -30,6 +35,7 @@ from typing import Any, NamedTuple
 
 from benchmarks import report
 from benchmarks.process import cpu_seconds, descendants, is_server, search_command
+from nas.space import load
 from nas.store import Store, StoreError, dump
 
 POLL_S = 0.1
@@ -189,18 +195,50 @@ def show(figures: dict[str, Any]) -> str:
     same = "equal" if not figures["different_lines"] else f"DIFFERENT in {figures['different_lines']} lines"
     lines.append(f"stores: {same} ({figures['lines']} lines)")
     lines += [f"  undisturbed: {a[:200]}\n  killed:      {b[:200]}" for a, b in figures["first_differences"]]
+    if "asked" in figures:
+        same = "equal" if not figures["replay_different_lines"] else "DIFFERENT"
+        lines.append(
+            f"the model was asked {figures['asked']} times undisturbed, {figures['asked_killed']} times by the killed "
+            f"search, {figures['answered_twice']} answered twice; replay: {same}"
+        )
     return "\n".join(lines)
 
 
-def run(kills: int, budget: int, space: str, seed: int, folder: Path) -> dict[str, Any]:
-    """Both searches, in a folder that is empty, and what came of them.
+def run(kills: int, budget: int, space: str, seed: int, folder: Path, *, model: bool = False) -> dict[str, Any]:
+    """Both searches, in a folder that is empty, and what came of them; with a model, the replay too.
 
     Raises:
       StoreError: a search could not be run.
     """
+    if not model:
+        return _run(kills, budget, space, seed, folder, [])
+    from tests.messages_server import MessagesServer
+    from tests.scripted import Scripted
+
+    with MessagesServer(Scripted(load(space))) as server:
+        os.environ |= {"NAS_BASE_URL": server.url, "NAS_API_KEY": "any"}
+        figures = _run(kills, budget, space, seed, folder, ["--proposer", "claude", "--price", "2/10"])
+    del os.environ["NAS_BASE_URL"], os.environ["NAS_API_KEY"]
+    replay = ["--proposer", f"replay:{folder / 'killed'}", "--results", str(folder), "--name", "replayed"]
+    run_undisturbed(search_command(*replay), folder / "replayed", folder / "replayed.err")
+    return figures | {
+        "asked": len(list((folder / "undisturbed" / "transcript").glob("[0-9]*.begun"))),
+        "asked_killed": len(list((folder / "killed" / "transcript").glob("[0-9]*.begun"))),
+        "answered_twice": answered_twice(folder / "killed"),
+        "replay_different_lines": len(differences(folder / "killed", folder / "replayed")),
+    }
+
+
+def answered_twice(folder: Path) -> int:
+    """Calls of a run that were made again although their answer was on file."""
+    again = (folder / "transcript").glob("[0-9]*.[2-9].json")
+    return sum(path.with_suffix("").with_suffix(".json").exists() for path in again)
+
+
+def _run(kills: int, budget: int, space: str, seed: int, folder: Path, more: Sequence[str]) -> dict[str, Any]:
     runs = {name: folder / name for name in ("undisturbed", "killed")}
     errors = {name: folder / f"{name}.err" for name in runs}
-    arguments = ["--space", space, "--budget", str(budget), "--seed", str(seed), "--results", str(folder)]
+    arguments = ["--space", space, "--budget", str(budget), "--seed", str(seed), "--results", str(folder), *more]
     commands = {name: search_command(*arguments, "--name", name) for name in runs}
     duration_s, start_s = run_undisturbed(commands["undisturbed"], runs["undisturbed"], errors["undisturbed"])
     print(f"undisturbed: {duration_s:.0f} s, of which {start_s:.0f} s to start", file=sys.stderr)
@@ -232,6 +270,7 @@ def parser() -> argparse.ArgumentParser:
     add("--space", default="mnist1d", metavar="SPACE", help="of the search (mnist1d)")
     add("--seed", type=int, default=0, metavar="N", help="of the search and of the moments (0)")
     add("--folder", type=Path, metavar="DIR", help="keep both runs there; it must be empty (a temporary folder)")
+    add("--model", action="store_true", help="with a scripted model; and replay the killed search")
     add("--json", type=Path, metavar="FILE", help="write the figures there")
     return made
 
@@ -243,15 +282,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
             folder = parsed.folder or Path(temporary)
             folder.mkdir(parents=True, exist_ok=True)
-            figures = run(parsed.kills, parsed.budget, parsed.space, parsed.seed, folder)
+            figures = run(parsed.kills, parsed.budget, parsed.space, parsed.seed, folder, model=parsed.model)
     except StoreError as error:
         print(f"benchmarks.kill: {error}", file=sys.stderr)
         return 2
     print(show(figures))
     if parsed.json:
-        settings = {key: getattr(parsed, key) for key in ("kills", "budget", "space", "seed")}
+        settings = {key: getattr(parsed, key) for key in ("kills", "budget", "space", "seed", "model")}
         report.write(parsed.json, "kill", settings, figures)
-    return 1 if figures["different_lines"] or figures["doubled"] else 0
+    wrong = ("different_lines", "doubled", "replay_different_lines", "answered_twice")
+    return 1 if any(figures.get(key) for key in wrong) else 0
 
 
 if __name__ == "__main__":

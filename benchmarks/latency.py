@@ -69,6 +69,7 @@ class Setting:
     Attributes:
       workers: jobs at once.
       lookahead: L for each worker.
+      most: L may grow up to this for each worker, as the search measures its model's time; 0 keeps it.
       latency_s: from a request to its reply [s].
       budget: of the search.
       trials: how long trainings are: `proportional`, `each` or `flat`.
@@ -82,6 +83,7 @@ class Setting:
 
     workers: int = 2
     lookahead: int = 8
+    most: int = 0
     latency_s: float = 30.0
     budget: int = 60
     trials: str = "proportional"
@@ -340,6 +342,7 @@ def simulate(setting: Setting, reference: str) -> Measured:
             desk = Desk(workers, Transcript(store.folder / "transcript"), Ledger(), cast(Client, model))
             config = Config(
                 budget=setting.budget, seed=setting.seed, lookahead=setting.lookahead * setting.workers,
+                most_lookahead=setting.most * setting.workers,
                 order=setting.order, author=Author(models=MODELS), forecasts=setting.forecasts,
             )  # fmt: skip
             place = Place(reference=reference, space=space, store=store, examples=1_000)
@@ -426,8 +429,9 @@ def compare(settings: Sequence[Setting], reference: str) -> list[dict[str, Any]]
 def show(rows: Sequence[Mapping[str, Any]]) -> str:
     """The figures as text, shares in percent."""
     heads = [
-        "trials", "order", "W", "L/W", "budget", "seed", "reply s", "total s", "start s", "steady s", "end s", "idle %",
-        "lost %", "in start", "in steady", "in end", "longer %", "held by writing", "by forecast", "calls", "at once",
+        "trials", "order", "W", "L/W", "most", "budget", "seed", "reply s", "total s", "start s", "steady s", "end s",
+        "idle %", "lost %", "in start", "in steady", "in end", "longer %", "held by writing", "by forecast",
+        "calls", "at once",
     ]  # fmt: skip
     cells = []
     for row in rows:
@@ -438,7 +442,7 @@ def show(rows: Sequence[Mapping[str, Any]]) -> str:
         ]  # fmt: skip
         cells.append(
             [
-                *(setting[name] for name in ("trials", "order", "workers", "lookahead", "budget", "seed")),
+                *(setting[name] for name in ("trials", "order", "workers", "lookahead", "most", "budget", "seed")),
                 f"{setting['latency_s']:g}",
                 *(round(parts[name]["seconds"]) for name in ("whole", "start", "steady", "end")),
                 *(f"{100 * share:.1f}" for share in shares),
@@ -456,6 +460,7 @@ def parser() -> argparse.ArgumentParser:
     add("--space", default="mnist1d", metavar="SPACE", help="whose ladder, baselines and grammar are used (mnist1d)")
     add("--workers", type=int, nargs="+", default=[2], metavar="N", help="jobs at once (2)")
     add("--lookaheads", type=int, nargs="+", default=[2, 4, 8, 16], metavar="L", help="for each worker (2 4 8 16)")
+    add("--most", type=int, default=16, metavar="L", help="L may grow to this for each worker; 0 keeps it (16)")
     add("--latencies", type=float, nargs="+", default=[0, 10, 30, 60], metavar="S", help="of a reply (0 10 30 60)")
     add("--budgets", type=int, nargs="+", default=[60, 200], metavar="N", help="of the searches (60 200)")
     add("--trials", nargs="+", choices=TRIALS, default=list(TRIALS), help="how long trainings are (all three)")
@@ -474,9 +479,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser().parse_args(arguments)
     settings = [
         Setting(
-            workers=workers, lookahead=lookahead, latency_s=latency, budget=budget, trials=trials, order=order,
-            trial_s=parsed.trial_s, check_s=parsed.check_s, wrong=parsed.wrong, forecasts=not parsed.no_forecasts,
-            seed=seed,
+            workers=workers, lookahead=lookahead, most=parsed.most, latency_s=latency, budget=budget, trials=trials,
+            order=order, trial_s=parsed.trial_s, check_s=parsed.check_s, wrong=parsed.wrong,
+            forecasts=not parsed.no_forecasts, seed=seed,
         )
         for trials in parsed.trials for order in parsed.orders for workers in parsed.workers
         for budget in parsed.budgets for lookahead in parsed.lookaheads for seed in parsed.seeds

@@ -51,8 +51,8 @@ class Measured:
 
 
 def search_command(*arguments: str) -> list[str]:
-    """`python -m nas.search` with these arguments, in this interpreter, and without a model, whatever keys are set."""
-    proposer = [] if "--resume" in arguments else ["--proposer", "evolution"]
+    """`python -m nas.search` with these arguments, in this interpreter, without a model unless they name one."""
+    proposer = [] if {"--resume", "--proposer"} & set(arguments) else ["--proposer", "evolution"]
     return [sys.executable, "-m", "nas.search", *proposer, *arguments]
 
 
