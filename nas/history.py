@@ -229,10 +229,6 @@ class History:
         """A candidate's trials, in order."""
         return self._by_candidate.get(candidate, ())
 
-    def duplicate_of(self, facts: Mapping[str, Any]) -> int | None:
-        """The earlier candidate whose program at its defaults is the same, if there is one."""
-        return self.fingerprints.get(facts["fingerprint"])
-
     def sigma(self, rung: int) -> float:
         """Standard deviation of a score at a rung from seed to seed, measured on the baselines; 0 if not known."""
         noise = seed_sigma(by_rung[rung] for by_rung in self.baseline_scores.values())

@@ -19,7 +19,7 @@ import numpy as np
 from nas import inbox
 from nas.execute import Event, Executor, Job
 from nas.flows import Asking, Outcome, Place
-from nas.history import entry_of, failure_of_duplicate
+from nas.history import entry_of
 from nas.inbox import Message
 from nas.judge import forecast
 from nas.judge.rungs import slots
@@ -241,9 +241,9 @@ class Search:
         task, outcome = ended.task, ended.outcome
         facts = outcome["facts"]
         if task.kind == "admit" and facts is not None and task.candidate not in self.admitted:
-            other = self.history.duplicate_of(facts)
-            if other is not None:
-                outcome = outcome | {"facts": None, "failure": to_plain(failure_of_duplicate(other))}
+            near = self.strategy.too_near(task, facts)
+            if near is not None:
+                outcome = outcome | {"facts": None, "failure": to_plain(near)}
         if task.kind in ("admit", "baseline"):
             failure = outcome["failure"]
             self.store.admit(task.candidate, Failure(**failure) if failure else None, outcome["facts"])

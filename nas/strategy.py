@@ -184,6 +184,15 @@ class Strategy:
                     self.no_forecasts = ""
         self._judge_forecasts()
 
+    def too_near(self, task: Task, facts: Mapping[str, Any]) -> Failure | None:
+        """The rejection of an admitted program that others, revealed since it was decided on, have forestalled.
+
+        What a model writes must differ by more than sizes; parallel streams may come upon the same thing.
+        """
+        history = self.history
+        sketches = history.sketches if is_asked(task) else {}
+        return Others(fingerprints=history.fingerprints, sketches=sketches).too_near(facts)
+
     def _judge_forecasts(self) -> None:
         """Stop paying for forecasts when the model is given up, or when they have turned out to say nothing."""
         if self.no_forecasts:

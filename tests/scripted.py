@@ -57,11 +57,14 @@ class Scripted:
             return f"<ideas>\n{json.dumps([idea | wish for idea in IDEAS])}\n</ideas>"
         if rng.random() < self.garbled:
             return "I would rather talk about the weather."
-        source = grammar.sample(self.space, rng)
+        source = self._module(rng)
         if rng.random() < self.wrong:
             source = source.replace("class Model", "import os\n\n\nclass Model")
         meta = {"hypothesis": "it learns faster", "refutes": "it does not", "parents": [], "kind": "free"}
         return f"<meta>\n{json.dumps(meta)}\n</meta>\n<code>\n{source}\n</code>"
+
+    def _module(self, rng: np.random.Generator) -> str:
+        return grammar.sample(self.space, rng)
 
 
 def _blocks(body: dict[str, Any]) -> list[str]:

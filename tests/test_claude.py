@@ -14,6 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from nas import asking, inbox, steer
@@ -380,6 +381,29 @@ def test_a_program_that_differs_in_sizes_alone_is_too_near() -> None:
     same = others.too_near({"fingerprint": "a", "sketch": ()})
     assert same is not None and same.rule == "duplicate"
     assert similarity((1, 2, 3), (1, 2, 4)) == 0.5
+
+
+class Repetitive(Scripted):
+    """A scripted model that always writes the same network, each time with another width."""
+
+    def _module(self, rng: np.random.Generator) -> str:
+        source = self.space.baselines["mlp"].replace("jnp.tanh", "jnp.sin")
+        return source.replace("hp.hidden", f"(hp.hidden + {int(rng.integers(1, 9))})")
+
+
+def test_parallel_streams_that_write_the_same_structure_keep_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with MessagesServer(Repetitive(load(RINGS), wrong=0.0, garbled=0.0)) as server:
+        reach(server, monkeypatch)
+        assert main([*command(tmp_path, "same", "--no-forecasts", "--lookahead", "16")]) == 0
+    tasks = {task.candidate: task for task in Store(tmp_path / "same").tasks() if task.kind == "admit"}
+    written = [e for e in Store(tmp_path / "same").entries() if e.candidate.arm in ("claude", "claude_blind")]
+    assert len([e for e in written if e.program is not None]) == 1
+    rules = {e.candidate.id: e.failure.rule for e in written if e.failure is not None}
+    assert set(rules.values()) <= {"near", "duplicate"}
+    # Some had been admitted by their own task, which could not know of the other stream yet.
+    assert any((tasks[candidate].outcome or {})["facts"] for candidate in rules)
 
 
 def test_messages_that_make_no_sense_are_dropped_and_change_nothing(tmp_path: Path) -> None:

@@ -222,12 +222,13 @@ def test_searches_are_made_measured_and_not_made_twice(tmp_path: Path, capsys: p
 
 
 @pytest.mark.slow
-def test_a_search_is_killed_twice_and_ends_equal(tmp_path: Path) -> None:
+def test_a_search_with_a_model_is_killed_twice_and_replayed_and_ends_equal(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
-    options = ["--kills", "2", "--budget", "20", "--space", RINGS, "--folder", str(tmp_path / "runs")]
+    options = ["--kills", "2", "--budget", "20", "--model", "--space", RINGS, "--folder", str(tmp_path / "runs")]
     assert kill.main([*options, "--json", str(file)]) == 0
     figures = json.loads(file.read_text())["figures"]
     assert figures["different_lines"] == 0 and figures["doubled"] == 0 and figures["kills"]
+    assert figures["replay_different_lines"] == figures["answered_twice"] == 0 and figures["asked"]
 
 
 @pytest.mark.slow
