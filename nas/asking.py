@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from nas.execute import Executor
 from nas.inbox import Message, message
@@ -38,8 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("the model", "Without a key nothing is asked, and evolution proposes.").add_argument
     add("--proposer", default="auto", metavar="WHO",
         help="auto (a model if there is a key), claude, evolution, or replay:RUN (auto)")  # fmt: skip
-    add("--model", metavar="ID", help="the model's id (NAS_MODEL, ANTHROPIC_MODEL, claude-sonnet-5-5)")
+    add(
+        "--model",
+        action="append",
+        metavar="[ROLE=]ID",
+        help="the model, or that of propose, repair or forecast (NAS_MODEL, ANTHROPIC_MODEL, claude-sonnet-5-5)",
+    )
     add("--base-url", metavar="URL", help="a server that speaks /v1/messages (NAS_BASE_URL)")
+    add("--api-key", metavar="KEY", help="better in NAS_API_KEY or ANTHROPIC_API_KEY: others see the arguments")
     add(
         "--effort", choices=("low", "medium", "high", "xhigh", "max"), help="of the model (medium; none to a local one)"
     )
@@ -61,10 +67,20 @@ def settings_of(parsed: argparse.Namespace, client: Any = None) -> Settings | No
     if parsed.proposer not in ("auto", "claude"):
         text = "it is auto, claude, evolution, or replay: and the folder of a run"
         raise LlmError(f"--proposer '{parsed.proposer}' is not known; {text}")
-    found = resolve(model=parsed.model, base_url=parsed.base_url, client=client)
+    model, roles = _models(parsed.model or ())
+    found = resolve(model=model, roles=roles, base_url=parsed.base_url, key=parsed.api_key, client=client)
     if found is None and parsed.proposer == "claude":
         raise LlmError(f"--proposer claude needs a key; {HOW_TO_SET_A_KEY}")
     return found
+
+
+def _models(given: Sequence[str]) -> tuple[str | None, dict[Role, str]]:
+    """The model for all roles, and those for one."""
+    pairs = [text.rpartition("=") for text in given]
+    if empty := [text for text, (_, _, name) in zip(given, pairs, strict=True) if not name.strip()]:
+        raise LlmError(f"--model '{empty[0]}' names no model; give its id, or for one role for instance forecast=ID")
+    roles = cast(dict[Role, str], {role: name for role, _, name in pairs if role})  # resolve() refuses strange ones
+    return next((name for role, _, name in pairs if not role), None), roles
 
 
 def configure(parsed: argparse.Namespace, settings: Settings | None) -> dict[str, Any] | None:
@@ -116,7 +132,8 @@ def resumed(parsed: argparse.Namespace, store: Store, client: Any = None) -> tup
         return None, said
     _limit(limits)
     roles: dict[Role, str] = dict(model["models"])
-    found = resolve(base_url=None if client else model["base_url"], roles=roles, client=client)
+    key, address = parsed.api_key, None if client else model["base_url"]
+    found = resolve(base_url=address, roles=roles, key=key, client=client)
     if found is None or not client and found.base_url != model["base_url"]:
         raise LlmError(f"this run asks {roles['propose']} at {model['base_url'] or 'Anthropic'}; {HOW_TO_SET_A_KEY}")
     return replace(found, local=model["local"]), said

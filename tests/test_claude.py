@@ -312,6 +312,8 @@ def test_bad_key_is_one_line_before_anything_is_made(
         (["--proposer", "oracle"], "--proposer 'oracle'"),
         (["--proposer", "replay:/nowhere"], "holds no run"),
         (["--max-calls", "0"], "--max-calls 0"),
+        (["--model", "forecast="], "--model 'forecast='"),
+        (["--model", "judge=some-model"], "'judge' is no role"),
     ],
 )
 def test_nonsense_about_the_model_is_one_line(
@@ -331,6 +333,20 @@ def test_a_model_without_a_price_is_an_error_with_a_remedy(
         reach(server, monkeypatch)
         assert main(["--space", RINGS, "--results", str(tmp_path), "--model", "my-llama"]) == 2
     assert "--price" in capsys.readouterr().err
+
+
+def test_roles_have_models_of_their_own_and_the_key_may_be_an_argument(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with MessagesServer(Interrupting(4), keys=["mine"]) as server:
+        reach(server, monkeypatch)
+        monkeypatch.delenv("NAS_API_KEY")
+        models = ["--model", "large", "--model", "repair=small", "--api-key", "mine"]
+        assert main(command(tmp_path, "roles", *models)) == 130
+        assert {request.body["model"] for request in server.requests[:2]} == {"large", "small"}
+    config = (tmp_path / "roles" / "run.json").read_text()
+    assert json.loads(config)["model"]["models"] == {"propose": "large", "forecast": "large", "repair": "small"}
+    assert "mine" not in config
 
 
 def test_people_direct_and_a_replay_hears_them_too(
