@@ -53,7 +53,8 @@ class Measured:
 def search_command(*arguments: str) -> list[str]:
     """`python -m nas.search` with these arguments, in this interpreter, without a model unless they name one."""
     proposer = [] if {"--resume", "--proposer"} & set(arguments) else ["--proposer", "evolution"]
-    return [sys.executable, "-m", "nas.search", *proposer, *arguments]
+    confirm = [] if "--resume" in arguments else ["--confirm", "0"]  # what is measured is the search
+    return [sys.executable, "-m", "nas.search", *proposer, *confirm, *arguments]
 
 
 def measure(command: Sequence[str], output: Path, errors: Path) -> Measured:

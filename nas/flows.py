@@ -180,17 +180,9 @@ def _training(
 ) -> Job:  # fmt: skip
     """A job that trains trials from rung `below` (-1: from the start) through `rungs`."""
     steps, store = place.space.ladder.steps, place.store
-    payload = {
-        "space": place.reference,
-        "program": str(store.program_path(facts["digest"])),
-        "digest": facts["digest"],
-        "param_leaves": facts["param_leaves"],
-        "how": dict(facts["plan"]),
-        "data": str(store.folder / "data"),
-        "cache": str(store.folder / "cache"),
-        "start": steps[below] if below >= 0 else 0,
-        "stops": [steps[rung] for rung in rungs],
-        "trials": [
+    return training(
+        place, f"{slot}.{name}", facts, [steps[rung] for rung in rungs],
+        [
             {
                 "id": trial.id,
                 "seed": trial.seed,
@@ -201,22 +193,39 @@ def _training(
             }
             for trial in trials
         ],
+        start=steps[below] if below >= 0 else 0, priority=slot,
+    )  # fmt: skip
+
+
+def training(
+    place: Place, name: str, facts: Mapping[str, Any], stops: Sequence[int], trials: Sequence[Mapping[str, Any]], *,
+    start: int = 0, priority: int = 0,
+) -> Job:  # fmt: skip
+    """A job that trains one program: see `nas.train.engine.train_job` for `stops`, `trials` and `start`."""
+    store = place.store
+    payload = {
+        "space": place.reference,
+        "program": str(store.program_path(facts["digest"])),
+        "digest": facts["digest"],
+        "param_leaves": facts["param_leaves"],
+        "how": dict(facts["plan"]),
+        "data": str(store.folder / "data"),
+        "cache": str(store.folder / "cache"),
+        "start": start,
+        "stops": list(stops),
+        "trials": [dict(trial) for trial in trials],
     }
     need = Need(cpus=1, accelerators=min(1, place.accelerators), memory_bytes=TRAIN_MEMORY_BYTES)
     return Job(
-        id=f"{slot}.{name}", entry="nas.train.engine:train_job", payload=payload, need=need,
-        timeout_s=TRAIN_TIMEOUT_S, attempts=3, priority=slot,
+        id=name, entry="nas.train.engine:train_job", payload=payload, need=need,
+        timeout_s=TRAIN_TIMEOUT_S, attempts=3, priority=priority,
     )  # fmt: skip
 
 
 def _scores(place: Place, slot: int, event: Event, trials: Sequence[Trial], rungs: Sequence[int]) -> list[Score]:
     """What a training job measured, as rows; a job without an answer is a failure of every trial in it."""
-    if event.kind == "error" and "[Errno" in event.error:  # a full or broken disk is nobody's failure
-        raise StoreError(f"a trainer could not use its files ({event.error}); free some space, then --resume")
-    if event.kind != "done":
-        blame = "candidate" if event.kind in ("error", "timeout", "memory") else "machine"
-        text = f"training ended with {event.kind}: {event.error[:300] or 'no further word'}"
-        failure = Failure(stage="train", rule=event.kind, message=text, blame=blame)
+    failure = without_answer(event)
+    if failure is not None:
         return [Score(trial=t.id, rung=rungs[0], slot=slot, point=None, failure=failure) for t in trials]
     rows = []
     for trial, result in zip(trials, event.result["trials"], strict=True):
@@ -227,3 +236,18 @@ def _scores(place: Place, slot: int, event: Event, trials: Sequence[Trial], rung
             failed = Failure(**result["failure"])
             rows.append(Score(trial=trial.id, rung=reached, slot=slot, point=None, failure=failed))
     return rows
+
+
+def without_answer(event: Event) -> Failure | None:
+    """Why a training job brought no answer; None if it did.
+
+    Raises:
+      StoreError: its files could not be used: a full or broken disk is nobody's failure.
+    """
+    if event.kind == "done":
+        return None
+    if event.kind == "error" and "[Errno" in event.error:
+        raise StoreError(f"a trainer could not use its files ({event.error}); free some space, then --resume")
+    blame = "candidate" if event.kind in ("error", "timeout", "memory") else "machine"
+    text = f"training ended with {event.kind}: {event.error[:300] or 'no further word'}"
+    return Failure(stage="train", rule=event.kind, message=text, blame=blame)

@@ -27,7 +27,7 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from nas import spending
+from nas import confirmed, spending
 from nas.dossier import write_candidate
 from nas.progress import counts, duration, one_line, plain_console, short
 from nas.standings import Arm, Board, Row, board, read
@@ -48,7 +48,9 @@ UNCONFIRMED = "search score, unconfirmed"
 
 
 def summary(board: Board) -> str:
-    """The best candidate against the best baseline, in one careful sentence."""
+    """What is confirmed; before that, the best candidate against the best baseline, in one careful sentence."""
+    if board.confirmed:
+        return confirmed.summary(board)
     ours = [row for row in board.rows if row.arm != "baseline"]
     if not ours:
         return "no candidate has a score yet"
@@ -91,6 +93,7 @@ def caption(board: Board) -> list[str]:
         f"rejected {counts(board.rejected)} · failed trials {counts(board.failed)}",
         f"arms: {'; '.join(arms) or 'none'}",
         f"lift over random: {_lifts(board.arms)}",
+        *(confirmed.notes(board) if board.confirmed else ()),
         *(spending.lines(board.spending) if board.spending else ()),
         *_told(board.messages),
     ]
@@ -151,6 +154,9 @@ _COLUMNS = (
     _Column("lr", "lr"),
     _Column("parents", "parents", right=False),
 )
+_CONFIRMED = tuple(
+    _Column(key, heading, right=key not in ("name", "arm", "claim", "rank")) for key, heading in confirmed.COLUMNS
+)
 _DROPPED = ("parents", "lr", "flops", "error", "params", "seeds", "rank")
 """Columns that go, in this order, where the terminal is too narrow."""
 _NAME_CELLS = 24
@@ -194,6 +200,7 @@ def _facts(row: Row, board: Board) -> dict[str, Any]:
         "delta_sigmas": None if row.delta is None else round(row.delta, 2),
         "lr": None if row.lr is None else float(f"{row.lr:.6g}"),
         "parents": list(row.parents),
+        **confirmed.facts(confirmed.by_candidate(board).get(row.candidate), board),
     }
 
 
@@ -215,18 +222,35 @@ def write_table(board: Board, stream: TextIO, top: int | None = TOP) -> None:
     head, *notes = caption(board)
     console.print(Text(f"{head} · {duration(board.cpu_s)} of processor time"))
     console.print(Text(notes[0]))
+    if board.confirmed:
+        cells, colours = _confirmed_cells(board), [one.row.arm == "baseline" for one in board.confirmed]
+        console.print(_table(_CONFIRMED, confirmed.DROPPED, cells, colours, console.width))
+        console.print(Text(f"All of the search, {UNCONFIRMED}:", style="dim"))
     rows = _chosen(board, top)
     if rows:
-        console.print(_table(board, rows, console.width))
+        cells = [_cells(row, board) for row in rows]
+        console.print(_table(_COLUMNS, _DROPPED, cells, [row.arm == "baseline" for row in rows], console.width))
     for note in _hidden(board, rows) + notes[1:]:
         console.print(Text(note, style="dim"))
 
 
-def _table(board: Board, rows: Sequence[Row], width: int) -> Table:
-    cells = [_cells(row, board) for row in rows]
-    widths = {c.key: max(cell_len(text) for text in (c.heading, *(row[c.key] for row in cells))) for c in _COLUMNS}
-    shown = list(_COLUMNS)
-    for key in _DROPPED:
+def _confirmed_cells(board: Board) -> list[dict[str, str]]:
+    """Confirmed rows with what their rows of the search say of size."""
+    found = []
+    for one in board.confirmed:
+        searched = _cells(one.row, board)
+        found.append(confirmed.cells(one, board) | {key: searched[key] for key in ("params", "flops")})
+    return found
+
+
+def _table(
+    columns: Sequence[_Column], dropped: Sequence[str], cells: Sequence[Mapping[str, str]], blue: Sequence[bool],
+    width: int,
+) -> Table:  # fmt: skip
+    """A table for a terminal, without the columns that it has no room for; baselines are blue."""
+    widths = {c.key: max(cell_len(text) for text in (c.heading, *(row[c.key] for row in cells))) for c in columns}
+    shown = list(columns)
+    for key in dropped:
         if _room(shown, widths, width) < min(_NAME_CELLS, widths["name"]):
             shown = [column for column in shown if column.key != key]
     widths["name"] = max(min(widths["name"], _room(shown, widths, width)), 1)
@@ -239,8 +263,8 @@ def _table(board: Board, rows: Sequence[Row], width: int) -> Table:
             overflow="ellipsis",
             width=widths[column.key],
         )
-    for row, texts in zip(rows, cells, strict=True):
-        table.add_row(*(Text(texts[c.key]) for c in shown), style="cyan" if row.arm == "baseline" else None)
+    for row, is_blue in zip(cells, blue, strict=True):
+        table.add_row(*(Text(row[c.key]) for c in shown), style="cyan" if is_blue else None)
     return table
 
 
@@ -254,14 +278,20 @@ def to_markdown(board: Board, top: int | None = TOP) -> str:
     rows = _chosen(board, top)
     head, *notes = caption(board)
     lines = [f"**{_markdown(head)}**", ""]
-    lines += ["| " + " | ".join(c.heading for c in _COLUMNS) + " |"]
-    lines += ["|" + "|".join("--:" if c.right else ":--" for c in _COLUMNS) + "|"]
-    for row in rows:
-        cells = _cells(row, board)
-        cells["name"] = _cut(cells["name"])
-        lines.append("| " + " | ".join(_markdown(cells[c.key]) for c in _COLUMNS) + " |")
+    if board.confirmed:
+        lines += [*_markdown_table(_CONFIRMED, _confirmed_cells(board)), "", f"All of the search, {UNCONFIRMED}:", ""]
+    lines += _markdown_table(_COLUMNS, [_cells(row, board) for row in rows])
     lines += ["", *(f"- {_markdown(note)}" for note in _hidden(board, rows) + notes)]
     return "\n".join(lines) + "\n"
+
+
+def _markdown_table(columns: Sequence[_Column], cells: Sequence[Mapping[str, str]]) -> list[str]:
+    lines = ["| " + " | ".join(c.heading.strip() for c in columns) + " |"]
+    lines += ["|" + "|".join("--:" if c.right else ":--" for c in columns) + "|"]
+    for row in cells:
+        texts = {**row, "name": _cut(row["name"])}
+        lines.append("| " + " | ".join(_markdown(texts[c.key]) for c in columns) + " |")
+    return lines
 
 
 def _cut(text: str) -> str:
@@ -289,8 +319,9 @@ def to_csv(board: Board, top: int | None = None) -> str:
         "delta_sigmas": 2,
     }
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(_FACTS)
-    writer.writerows([_csv_cell(row[key], digits.get(key)) for key in _FACTS] for row in rows)
+    names = _FACTS + confirmed.FACTS
+    writer.writerow(names)
+    writer.writerows([_csv_cell(row[key], digits.get(key)) for key in names] for row in rows)
     return out.getvalue()
 
 
@@ -312,6 +343,7 @@ def to_json(board: Board, top: int | None = None) -> str:
         "metric": config["metric"],
         "maximize": config["maximize"],
         "score": UNCONFIRMED,
+        "accesses": dict(board.accesses),
         "budget": config["budget"],
         "spent": board.spent,
         "trials": board.trials,
@@ -372,9 +404,22 @@ def _parser() -> argparse.ArgumentParser:
     rows = f"candidates to print besides the baselines, or 'all' (default: {TOP} in table and markdown, else all)"
     parser.add_argument("--top", type=_top, metavar="N", default=0, help=rows)
     parser.add_argument("--show", type=int, metavar="ID", help="print one candidate: idea, trials, lineage, source")
+    confirm = "train the best N candidates and all baselines again with fresh seeds, and score them on the test split"
+    parser.add_argument("--confirm", type=int, metavar="N", help=confirm)
+    parser.add_argument("--workers", type=int, metavar="N", help="of a confirmation: jobs at once (as in a search)")
     parser.add_argument("--results", type=Path, metavar="DIR", default=RESULTS, help=f"where runs are ({RESULTS})")
     parser.add_argument("--debug", action="store_true", help="show where an error came from")
     return parser
+
+
+def _confirm(run: Path, finalists: int, workers: int | None) -> None:
+    from nas.confirm import confirm_run
+    from nas.workplace import default_workers
+
+    if finalists < 1 or workers is not None and workers < 1:
+        raise StoreError(f"--confirm {finalists}, --workers {workers}: give 1 or more of each")
+    if not confirm_run(run, finalists, workers or default_workers(), lambda text: print(text, file=sys.stderr)):
+        print(f"nas.leaderboard: stopped; the same command goes on where it was, with {run}", file=sys.stderr)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -393,7 +438,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.reconfigure(errors="replace")
         if parsed.show is not None and parsed.format != "table":
             raise StoreError(f"--show prints text only, not {parsed.format}; leave out --format")
-        with contextlib.closing(Store(find_run(parsed.run, parsed.results))) as store:
+        run = find_run(parsed.run, parsed.results)
+        if parsed.confirm is not None:
+            _confirm(run, parsed.confirm, parsed.workers)
+        with contextlib.closing(Store(run)) as store:
             records = read(store)
         if parsed.show is not None:
             write_candidate(records, parsed.show, sys.stdout)

@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -419,9 +419,19 @@ def _account(usage: dict[str, Any], event: Event) -> None:
             stages[stage] = round(stages.get(stage, 0.0) + seconds, 3)
 
 
+class Stoppable(Protocol):
+    """What can be asked to come to an end."""
+
+    stopping: bool
+
+    def stop(self) -> None:
+        """Begin nothing more."""
+        ...
+
+
 @contextlib.contextmanager
-def stop_on_signals(search: Search, said: Any) -> Iterator[None]:
-    """Ctrl-C and a request to terminate stop the search cleanly; a second one is not waited for."""
+def stop_on_signals(search: Stoppable, said: Any) -> Iterator[None]:
+    """Ctrl-C and a request to terminate stop it cleanly; a second one is not waited for."""
 
     def handler(number: int, _: Any) -> None:
         if search.stopping:

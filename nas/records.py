@@ -203,6 +203,37 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Retraining:
+    """One training of a candidate after the search: to find a baseline's numbers, or with a fresh seed to confirm.
+
+    Attributes:
+      candidate: whom it trains.
+      purpose: `numbers` are draws of a baseline, `seeds` are trainings with one set of numbers and fresh seeds.
+      place: which one of that purpose, from 0.
+      rung: index of the rung that it was trained to.
+      values: of the candidate's own tunables.
+      recipe: of the space's training tunables.
+      seed: of initialisation, data order and dropout.
+      point: what it measured on validation at the end; None if it failed.
+      test: mean `score` and `loss` on the test split and the number of `examples`; of `seeds` alone.
+      failure: why it ended without a point.
+      usage: seconds; `cached` if another run on this machine did it.
+    """
+
+    candidate: int
+    purpose: Literal["numbers", "seeds"]
+    place: int
+    rung: int
+    values: Mapping[str, Value]
+    recipe: Mapping[str, float]
+    seed: int
+    point: "Point | None" = None
+    test: Mapping[str, Any] | None = None
+    failure: Failure | None = None
+    usage: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
     """One measured point of a learning curve.
 

@@ -9,9 +9,6 @@ import argparse
 import contextlib
 import importlib.metadata
 import importlib.util
-import json
-import os
-import platform
 import sys
 import time
 import traceback
@@ -20,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from nas import asking
-from nas.execute import Job
+from nas.confirm import FINALISTS, Confirmation, kept_folder
 from nas.execute.local import LocalExecutor
-from nas.flows import Place, preload
 from nas.leaderboard import write_table
 from nas.llm import LlmError
 from nas.llm.client import HOW_TO_SET_A_KEY
@@ -33,6 +29,7 @@ from nas.records import to_plain
 from nas.space import SearchSpace, SpaceError, canonical, digest, load, names
 from nas.standings import board, read
 from nas.store import Store, StoreError
+from nas.workplace import cores, default_workers, machine, open_workplace
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "optuna", "numpy")
 
@@ -67,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--order", choices=("slots", "arrival"), default="slots", help="slots repeats bit for bit; arrival never waits")
     add("--max-hours", type=float, metavar="H", help="decide nothing new after so many hours (no limit)")
+    add("--confirm", type=int, metavar="N", help=f"finalists that fresh seeds confirm at the end ({FINALISTS})")
     add("--name", metavar="NAME", help="of the run's folder (space and time)")
     add("--results", type=Path, default=Path("results/runs"), metavar="DIR", help="where runs are kept (results/runs)")
     add("--resume", type=Path, metavar="DIR", help="continue the run in this folder; other choices are taken from it")
@@ -105,9 +103,9 @@ def main(arguments: Sequence[str] | None = None, client: Any = None) -> int:
 def _run(parsed: argparse.Namespace, arguments: Sequence[str] | None, client: Any) -> int:
     replayed = asking.replayed(parsed)
     if replayed is not None:  # what is not said otherwise is as it was
-        kept = ("space", "budget", "seed", "lookahead", "order")
+        kept = ("space", "budget", "seed", "lookahead", "order", "confirm")
         made = parser()
-        made.set_defaults(**{key: replayed[1][key] for key in kept})
+        made.set_defaults(**{key: replayed[1].get(key) for key in kept})
         parsed = made.parse_args(arguments)
     _check(parsed)
     store = Store(parsed.resume, write=True) if parsed.resume else None
@@ -115,8 +113,7 @@ def _run(parsed: argparse.Namespace, arguments: Sequence[str] | None, client: An
     space = load(reference)
     if parsed.dry_run:
         return _dry_run(space, reference, parsed)
-    accelerators = _accelerators()
-    workers = parsed.workers or (len(accelerators) or _cores())
+    workers = parsed.workers or default_workers()
     if store is None:
         settings = asking.settings_of(parsed, client)
         model = replayed[1]["model"] if replayed else asking.configure(parsed, settings)
@@ -139,17 +136,13 @@ def _run(parsed: argparse.Namespace, arguments: Sequence[str] | None, client: An
     try:
         _say_start(view, store, config, space, resumed=bool(parsed.resume))
         with contextlib.ExitStack() as open_things:
-            executor: Any = open_things.enter_context(LocalExecutor(workers, preload(space), accelerators))
+            local, place = open_things.enter_context(open_workplace(store, space, workers))
+            executor: LocalExecutor | Desk = local
             if config.get("model"):
-                executor = asking.open_desk(executor, store, settings, tried)
+                executor = asking.open_desk(local, store, settings, tried)
                 open_things.callback(executor.close)
                 for text in executor.transcript.damaged:
                     view.say(f"warning: {text}; that call is made again")
-            examples = _prepare(executor, store, reference)
-            place = Place(
-                reference=reference, space=space, store=store, examples=examples, accelerators=len(accelerators),
-                platform=accelerators[0].partition(":")[0] if accelerators else "cpu",
-            )  # fmt: skip
             deadline = time.monotonic() + 3600 * parsed.max_hours if parsed.max_hours else None
             search = Search(place, executor, _config(config), view, deadline)
             if "replay" in config:
@@ -161,10 +154,17 @@ def _run(parsed: argparse.Namespace, arguments: Sequence[str] | None, client: An
                 if isinstance(executor, Desk):
                     executor.close()  # what was answered and paid for is kept first
             search.strategy.tuner.sync(f"sqlite:///{store.path}", "nas")
+            stopped = search.stopping
+            count = config.get("confirm", FINALISTS) if parsed.confirm is None else parsed.confirm
+            if finished and count:
+                confirmation = Confirmation(place, local, count, kept_folder(store.folder), view.say)
+                with stop_on_signals(confirmation, view.say):
+                    finished = confirmation.run()
+                stopped = confirmation.stopping
     finally:
         view.close()
         store.close()
-    return _end(store, finished, stopped=search.stopping)
+    return _end(store, finished, stopped=stopped)
 
 
 def _config(config: Mapping[str, Any]) -> Config:
@@ -187,6 +187,8 @@ def _check(parsed: argparse.Namespace) -> None:
         value = getattr(parsed, flag)
         if value is not None and value < 1:
             raise UsageError(f"--{flag} {value}: give 1 or more, or leave it out")
+    if parsed.confirm is not None and parsed.confirm < 0:
+        raise UsageError(f"--confirm {parsed.confirm}: give how many finalists are confirmed, or 0 for none")
     if parsed.max_hours is not None and not parsed.max_hours > 0:
         raise UsageError(f"--max-hours {parsed.max_hours}: give a number above 0, or leave it out")
     if parsed.seed < 0:
@@ -222,33 +224,12 @@ def _create(
         "order": parsed.order,
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
         "machine": machine() | {"workers": workers},
+        "confirm": FINALISTS if parsed.confirm is None else parsed.confirm,
         "name": name,
         "created": stamp,
         **more,
     }
     return Store.create(parsed.results / name, config)
-
-
-def machine() -> dict[str, Any]:
-    """What bits depend on beside the versions: processor, its vector instructions, system."""
-    flags: list[str] = []
-    model = platform.processor()
-    try:
-        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "flags" and not flags:
-                flags = sorted(f for f in value.split() if f.startswith(("avx", "amx", "fma", "sse4")))
-            elif key.strip() == "model name":
-                model = value.strip()
-    except OSError:
-        pass
-    return {
-        "processor": model,
-        "instructions": flags,
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "nproc_per_trial": 1,
-    }
 
 
 def _say_start(view: View, store: Store, config: dict[str, Any], space: SearchSpace, *, resumed: bool) -> None:
@@ -258,9 +239,6 @@ def _say_start(view: View, store: Store, config: dict[str, Any], space: SearchSp
     )
     if not resumed:
         return
-    if config["space_digest"] != digest(space):
-        text = f"'{store.folder}' was made with another state of space '{space.name}@{config['space_version']}'"
-        raise StoreError(f"{text}; restore the space's file, or start a new run")
     for key, was in config["versions"].items():
         now = importlib.metadata.version(key)
         if now != was:
@@ -284,22 +262,6 @@ def _say_who(store: Store, config: Mapping[str, Any]) -> str:
     return f"{model['models']['propose']} proposes beside evolution, random sampling and tuning ({limit})"
 
 
-def _prepare(executor: Any, store: Store, reference: str) -> int:
-    """Make the training and validation arrays, unless they are there; returns how many validation examples."""
-    folder = store.folder / "data"
-    note = folder / "sizes.json"
-    if note.exists():
-        return json.loads(note.read_text("utf-8"))["validation"]
-    payload = {"space": reference, "folder": str(folder)}
-    executor.submit(Job(id=f"prepare-{time.monotonic_ns()}", entry="nas.train.engine:prepare_job", payload=payload))
-    while True:
-        for event in executor.poll(1.0):
-            if event.kind != "done":
-                raise StoreError(f"the data of space '{reference}' could not be made: {event.error or event.kind}")
-            note.write_text(json.dumps(event.result), "utf-8")
-            return event.result["validation"]
-
-
 def _end(store: Store, finished: bool, *, stopped: bool) -> int:
     """Print the table, and how to go on."""
     reader = Store(store.folder)
@@ -315,22 +277,8 @@ def _end(store: Store, finished: bool, *, stopped: bool) -> int:
 def _dry_run(space: SearchSpace, reference: str, parsed: argparse.Namespace) -> int:
     from nas.estimate import estimate
 
-    print(estimate(space, reference, parsed.budget, parsed.workers or _cores()))
+    print(estimate(space, reference, parsed.budget, parsed.workers or cores()))
     return 0
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _accelerators() -> list[str]:
-    """Devices that JAX could use here, found without opening one: a driver opened in this process stays open."""
-    if any(importlib.util.find_spec(f"jax_cuda{major}_plugin") for major in (12, 13)):
-        return [f"cuda:{path.name[6:]}" for path in sorted(Path("/dev").glob("nvidia[0-9]*"))]
-    if importlib.util.find_spec("libtpu"):
-        chips = [*Path("/dev").glob("accel*"), *Path("/dev/vfio").glob("[0-9]*")]
-        return [f"tpu:{index}" for index in range(len(chips))]
-    return []
 
 
 if __name__ == "__main__":

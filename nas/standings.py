@@ -8,16 +8,19 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
+from nas.judge.belief import Belief, Retrained, assess
 from nas.judge.lift import Lift, Sample, lifts
 from nas.judge.noise import SeedNoise, seed_sigma
 from nas.llm.ledger import Settled
 from nas.llm.transcript import Transcript
 from nas.progress import one_line
-from nas.records import Failure, Trial
+from nas.records import Failure, Retraining, Trial
 from nas.spending import Spending, spending
 from nas.store import Entry, Score, Store, StoreError, Task
 
@@ -93,7 +96,7 @@ class Arm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Records:
-    """A run's tables in memory."""
+    """A run's tables in memory; `tests` are scores on the test split, example by example, by candidate and seed."""
 
     config: Mapping[str, Any]
     tasks: Sequence[Task]
@@ -102,11 +105,22 @@ class Records:
     scores: Sequence[Score]
     messages: Sequence[Mapping[str, Any]] = ()
     settled: Sequence[Settled] = ()
+    retrainings: Sequence[Retraining] = ()
+    tests: Mapping[tuple[int, int], np.ndarray] = field(default_factory=dict)
+    accesses: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def sign(self) -> int:
         """1 if a higher score is better, else -1."""
         return 1 if self.config["maximize"] else -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmed:
+    """A candidate that was trained again with fresh seeds: its row of the search, and what the seeds say."""
+
+    row: Row
+    belief: Belief
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +140,8 @@ class Board:
       cpu_s: processor time of the tasks that ended [s].
       spending: what a model cost and brought, if one was asked.
       messages: what people and other programs told the search, in order.
+      confirmed: what fresh seeds and the test split say, best first.
+      accesses: how often each split was looked at.
     """
 
     config: Mapping[str, Any]
@@ -140,6 +156,8 @@ class Board:
     cpu_s: float
     spending: Spending | None = None
     messages: Sequence[Mapping[str, Any]] = ()
+    confirmed: Sequence[Confirmed] = ()
+    accesses: Mapping[str, int] = field(default_factory=dict)
 
 
 # ---- from the store to rows
@@ -267,9 +285,16 @@ def read(store: Store) -> Records:
         missing = [key for key in _CONFIG if key not in config]
         if missing:
             raise KeyError(f"run.json says nothing about {', '.join(missing)}")
+        again = store.retrainings()
+        tests = {
+            (row.candidate, row.place): np.load(store.test_path(row.candidate, row.place))["scores"]
+            for row in again
+            if row.test is not None
+        }
         return Records(
             config=config, tasks=tasks, scores=scores, trials=trials, entries=store.entries(),
             messages=store.messages(), settled=Transcript(store.folder / "transcript").settled(),
+            retrainings=again, tests=tests, accesses=store.accesses(),
         )  # fmt: skip
     except (ValueError, KeyError, TypeError, OSError) as error:  # damage that the database itself does not notice
         reason = one_line(f"{type(error).__name__}: {error}")
@@ -285,9 +310,12 @@ def board(records: Records) -> Board:
     failures += untraced(records.tasks).values()
     found = ((rung, reference(records, rung)) for rung in range(len(records.config["ladder"]["steps"])))
     first = reference(records, 0)
+    rows = rank(records)
     return Board(
         config=records.config,
-        rows=rank(records),
+        rows=rows,
+        confirmed=confirmed(records, rows),
+        accesses=records.accesses,
         references={rung: against for rung, against in found if against is not None},
         spent=sum(entry.program is not None and entry.candidate.id in tried for entry in ours),
         trials=len(records.trials),
@@ -307,6 +335,45 @@ def board(records: Records) -> Board:
         ),
         messages=records.messages,
     )
+
+
+def confirmed(records: Records, rows: Sequence[Row]) -> tuple[Confirmed, ...]:
+    """What fresh seeds and the test split say, best first on the test split; empty before a confirmation.
+
+    Args:
+      records: of the run.
+      rows: of its search, as `rank` makes them.
+    """
+    seeds: dict[int, list[Retraining]] = {}
+    for row in records.retrainings:
+        if row.purpose == "seeds":
+            seeds.setdefault(row.candidate, []).append(row)
+    size = max((len(scores) for scores in records.tests.values()), default=0)
+    if not size:
+        return ()
+    by_candidate = {row.candidate: row for row in rows}
+    found = [
+        Retrained(
+            candidate=candidate,
+            baseline=by_candidate[candidate].arm == "baseline",
+            validation=np.array([one.point.score if one.point else math.nan for one in mine]),
+            test=np.array([records.tests.get((candidate, one.place), np.full(size, math.nan)) for one in mine]),
+            search=_search_score(by_candidate[candidate], len(records.config["ladder"]["steps"]) - 1),
+        )
+        for candidate, mine in seeds.items()
+        if candidate in by_candidate
+    ]
+    told = [Confirmed(row=by_candidate[b.candidate], belief=b) for b in assess(found, records.config["maximize"])]
+    worst = -math.inf
+    return tuple(
+        sorted(told, key=lambda one: (-(records.sign * one.belief.test.value if one.belief.test else worst),
+                                      one.row.candidate))
+    )  # fmt: skip
+
+
+def _search_score(row: Row, top: int) -> float | None:
+    """The score that a finalist was chosen by, where fresh seeds can be compared with it: at the top rung."""
+    return row.score if row.arm != "baseline" and row.rung == top else None
 
 
 def untraced(tasks: Sequence[Task]) -> dict[int, Failure]:

@@ -7,6 +7,7 @@
       programs/<hash>    exported artifacts of admitted programs
       data/  cache/      training and validation arrays; compiled executables (both can be made again)
       checkpoints/       paused trials that can still be promoted, and the finalists' weights
+      test/              what fresh seeds scored on every example of the test split
 
 One process writes, under a lock; readers open read-only. A search is a sequence of *tasks*: a task is stored with
 everything it decided before it runs, and its outcome when it ends, each in one transaction, so that what was
@@ -29,9 +30,9 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
-from nas.records import Candidate, Failure, Point, Trial, to_plain, tunable_from_plain
+from nas.records import Candidate, Failure, Point, Retraining, Trial, to_plain, tunable_from_plain
 
-SCHEMA = 2
+SCHEMA = 3
 
 _tables = sa.MetaData()
 _run = sa.Table(
@@ -106,6 +107,22 @@ _message = sa.Table(
     sa.Column("author", sa.Text, nullable=False),
     sa.Column("time", sa.String(40), nullable=False),
     sa.Column("content", sa.JSON, nullable=False),
+)
+
+_retraining = sa.Table(
+    "nas_retraining",
+    _tables,
+    sa.Column("candidate", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("purpose", sa.String(16), primary_key=True),
+    sa.Column("place", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("rung", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("values", sa.JSON, nullable=False),
+    sa.Column("recipe", sa.JSON, nullable=False),
+    sa.Column("seed", sa.BigInteger, nullable=False),
+    sa.Column("point", sa.JSON),
+    sa.Column("test", sa.JSON),
+    sa.Column("failure", sa.JSON),
+    sa.Column("usage", sa.JSON),
 )
 
 _UNREPEATABLE = {"usage", "time"}
@@ -289,6 +306,12 @@ class Store:
             connection.execute(_message.insert().values(number=len(known) + 1, slot=slot, **message))
         return True
 
+    def retrain(self, rows: Sequence[Retraining]) -> None:
+        """Store trainings that were made after the search, all or none."""
+        with self._friendly(), self.engine.begin() as connection:
+            for row in rows:
+                connection.execute(_retraining.insert().values(**to_plain(row)))
+
     # ---- reading
 
     def tasks(self) -> list[Task]:
@@ -310,6 +333,28 @@ class Store:
             Score(**row | {"point": _maybe(Point, row["point"]), "failure": _maybe(Failure, row["failure"])})
             for row in self._rows(_score)
         ]
+
+    def retrainings(self) -> list[Retraining]:
+        """Every training after the search, by candidate, purpose and place."""
+        return [
+            Retraining(**row | {"point": _maybe(Point, row["point"]), "failure": _maybe(Failure, row["failure"])})
+            for row in self._rows(_retraining)
+        ]
+
+    def accesses(self) -> dict[str, int]:
+        """How often each split was looked at: by trainings that ended, and by evaluations."""
+        with self._friendly(), self.engine.connect() as connection:
+
+            def count(column: sa.Column[Any], *where: Any) -> int:
+                return connection.execute(sa.select(sa.func.count(column)).where(*where)).scalar_one()
+
+            own = sa.func.json_extract(_retraining.c.usage, "$.cached").is_(None)
+            trained = connection.execute(sa.select(sa.func.count(sa.distinct(_score.c.trial)))).scalar_one()
+            return {
+                "train": trained + count(_retraining.c.candidate, own),
+                "validation": count(_score.c.point) + count(_retraining.c.point, own),
+                "test": count(_retraining.c.test, own),
+            }
 
     def messages(self) -> list[dict[str, Any]]:
         """What people and other programs told the search: `slot` and the fields of a message, in order."""
@@ -337,6 +382,14 @@ class Store:
     def checkpoint_path(self, trial: int, rung: int) -> Path:
         """Where a trial's state after a rung is."""
         return self.folder / "checkpoints" / f"{trial:05d}-{rung}.safetensors"
+
+    def test_path(self, candidate: int, place: int) -> Path:
+        """Where the scores of one fresh seed on every example of the test split are."""
+        return self.folder / "test" / f"{candidate:04d}-{place:02d}.npz"
+
+    def weights_path(self, candidate: int, place: int) -> Path:
+        """Where the weights of one fresh seed are."""
+        return self.folder / "checkpoints" / f"seed-{candidate:04d}-{place:02d}.safetensors"
 
     def disk_bytes(self) -> int:
         """Bytes that the run's folder holds; files may come and go meanwhile."""
@@ -423,7 +476,7 @@ def _maybe(kind: Any, plain: Mapping[str, Any] | None) -> Any:
 
 def dump(store: Store) -> Iterator[str]:
     """The run in canonical form: one JSON line a row, without times, places and attempts."""
-    for table in (_run, _task, _candidate, _trial, _score, _message, _note):
+    for table in (_run, _task, _candidate, _trial, _score, _message, _note, _retraining):
         for row in store._rows(table):
             kept = {key: value for key, value in row.items() if key not in _UNREPEATABLE}
             yield json.dumps({"table": table.name, **kept}, sort_keys=True)

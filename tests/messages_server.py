@@ -238,9 +238,14 @@ def plainest(schema: Json) -> Any:
 
 
 class Account:
-    """Counts what was billed, and knows which prefixes of prompts are in the cache."""
+    """Counts what was billed, and knows which prefixes of prompts are in the cache.
+
+    Attributes:
+      charges: every request that was billed, and what it was billed, in order.
+    """
 
     def __init__(self) -> None:
+        self.charges: list[tuple[Json, Json]] = []
         self._lock = threading.Lock()
         self._billed: dict[str, Counter[str]] = {}
         self._cached: set[str] = set()
@@ -257,6 +262,7 @@ class Account:
             counts = self._billed.setdefault(body["model"], Counter())
             counts.update({name: count for name, count in usage.items() if isinstance(count, int)})
             counts.update(usage["cache_creation"], calls=1)
+            self.charges.append((body, usage))
             return {**usage, "service_tier": "standard"}
 
     def _prompt(self, body: Json) -> Json:

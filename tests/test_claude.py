@@ -38,6 +38,8 @@ def command(folder: Path, name: str, *more: str) -> list[str]:
     chosen = [
         "--space",
         RINGS,
+        "--confirm",
+        "0",
         "--budget",
         BUDGET,
         "--lookahead",

@@ -48,7 +48,20 @@ class Told:
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A search that stopped after its baselines and a candidate of its own."""
     folder = tmp_path_factory.mktemp("stopped")
-    chosen = ["--space", RINGS, "--budget", "4", "--lookahead", "2", "--proposer", "evolution", "--name", "NAME"]
+    chosen = [
+        "--space",
+        RINGS,
+        "--budget",
+        "4",
+        "--lookahead",
+        "2",
+        "--proposer",
+        "evolution",
+        "--name",
+        "NAME",
+        "--confirm",
+        "0",
+    ]
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(Search, "_late", lambda search: search.strategy.next_candidate > 3)
         assert main([*chosen, "--results", str(folder)]) == 0

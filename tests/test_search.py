@@ -23,7 +23,20 @@ RINGS = str(Path(__file__).parent / "spaces" / "rings.py")
 
 
 def search(folder: Path, name: str, *more: str, budget: int = 14) -> list[str]:
-    command = ["--space", RINGS, "--budget", str(budget), "--results", str(folder), "--name", name, "--lookahead", "6"]
+    command = [
+        "--space",
+        RINGS,
+        "--budget",
+        str(budget),
+        "--results",
+        str(folder),
+        "--name",
+        name,
+        "--lookahead",
+        "6",
+        "--confirm",
+        "0",
+    ]
     return [sys.executable, "-m", "nas.search", *command, *more]
 
 

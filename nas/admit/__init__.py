@@ -4,7 +4,7 @@
 serves a search with many candidates in flight and a person with one file (`python -m nas.admit FILE`).
 """
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -92,14 +92,53 @@ def _ended(stage: Any, event: Event) -> Failure:
 
 def drive(executor: Executor, flow: Flow[T]) -> T:
     """Run one flow to its end, with nothing beside it."""
-    try:
-        jobs = next(flow)
-        while True:
-            for job in jobs:
-                executor.submit(job)
-            ended: dict[str, Event] = {}
-            while len(ended) < len(jobs):
-                ended |= {event.job_id: event for event in executor.poll(1.0)}
-            jobs = flow.send([ended[job.id] for job in jobs])
-    except StopIteration as stop:
-        return stop.value
+    return drive_all(executor, [flow])[0]
+
+
+def drive_all(executor: Executor, flows: Sequence[Flow[T]], stopping: Callable[[], bool] = lambda: False) -> list[T]:
+    """Run several flows to their ends, side by side; ids of jobs are unique over all of them.
+
+    Args:
+      executor: runs the jobs.
+      flows: what is to be run.
+      stopping: whether to stop; then the jobs are cancelled.
+    Returns:
+      What came of each flow.
+    Raises:
+      Stopped: it was asked to.
+    """
+    results: dict[int, T] = {}
+    waiting: dict[int, Sequence[Job]] = {}
+    owner: dict[str, int] = {}
+    ended: dict[str, Event] = {}
+
+    def advance(index: int, events: Sequence[Event] | None) -> None:
+        try:
+            jobs = next(flows[index]) if events is None else flows[index].send(events)
+        except StopIteration as stop:
+            results[index] = stop.value
+            return
+        waiting[index] = jobs
+        for job in jobs:
+            owner[job.id] = index
+            executor.submit(job)
+
+    for index in range(len(flows)):
+        advance(index, None)
+    while len(results) < len(flows):
+        if stopping():
+            for name in owner.keys() - ended.keys():
+                executor.cancel(name)
+            raise Stopped
+        for event in executor.poll(0.5):
+            if event.job_id not in owner:
+                continue
+            ended[event.job_id] = event
+            jobs = waiting[owner[event.job_id]]
+            if all(job.id in ended for job in jobs):
+                advance(owner[event.job_id], [ended[job.id] for job in jobs])
+    return [results[index] for index in range(len(flows))]
+
+
+class Stopped(Exception):
+    """Flows were left before their end, as was asked."""

@@ -8,6 +8,7 @@ checkpoint is bit-identical to training that never stopped.
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import time
@@ -264,21 +265,36 @@ class Engine:
         if state:
             state = self._calibrated(params, state, opt)
         if self._evaluate is None:
-            lowered = jax.jit(self._evaluation()).lower(params, state, opt, *self._batch(0))
+            lowered = jax.jit(self._evaluation()).lower(params, state, opt, *self._batch(self.validation, 0))
             self._evaluate = self._timed_compile(lowered, self.how.eval_level)
         count = len(self.validation.inputs) // self.space.recipe.eval_batch
-        sums = [self._evaluate(params, state, opt, *self._batch(index)) for index in range(count)]
+        sums = [self._evaluate(params, state, opt, *self._batch(self.validation, index)) for index in range(count)]
         examples = count * self.space.recipe.eval_batch
         return sum(float(s[0]) for s in sums) / examples, sum(float(s[1]) for s in sums) / examples
 
-    def _evaluation(self) -> Any:
+    def evaluate_each(self, carry: Any, split: Split) -> tuple[np.ndarray, np.ndarray]:
+        """Loss and score of every example of a split, as `evaluate` has their means. Two of shape (E,), float32."""
+        import jax
+
+        params, state, opt, _ = carry
+        if state:
+            state = self._calibrated(params, state, opt)
+        function, batch = jax.jit(self._evaluation(each=True)), functools.partial(self._batch, split)
+        compiled = self._timed_compile(function.lower(params, state, opt, *batch(0)), self.how.eval_level)
+        count = len(split.inputs) // self.space.recipe.eval_batch
+        parts = [compiled(params, state, opt, *batch(index)) for index in range(count)]
+        losses, scores = (np.concatenate([np.asarray(part[i], np.float32) for part in parts]) for i in (0, 1))
+        return losses, scores
+
+    def _evaluation(self, *, each: bool = False) -> Any:
         from optax import contrib
 
         call, task = self.artifacts["eval"].call, self.space.task
 
         def evaluation(params: Any, state: Any, opt: Any, x: Any, y: Any) -> Any:
             output = call(contrib.schedule_free_eval_params(opt, params), state, x)
-            return task.loss(output, y).sum(), task.score(output, y).sum()
+            losses, scores = task.loss(output, y), task.score(output, y)
+            return (losses, scores) if each else (losses.sum(), scores.sum())
 
         return evaluation
 
@@ -300,10 +316,10 @@ class Engine:
             state = self._calibrate(params, state, opt, self.data[0], row, np.uint32(step))
         return state
 
-    def _batch(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def _batch(self, split: Split, index: int) -> tuple[np.ndarray, np.ndarray]:
         size = self.space.recipe.eval_batch
         part = slice(index * size, (index + 1) * size)
-        return np.asarray(self.validation.inputs[part]), np.asarray(self.validation.targets[part])
+        return np.asarray(split.inputs[part]), np.asarray(split.targets[part])
 
 
 def rows_for(seed: int, start: int, stop: int, count: int, batch: int) -> np.ndarray:
@@ -369,10 +385,12 @@ def train_job(
       cache: folder of the persistent compilation cache, or None.
       start: steps the trials have had.
       stops: steps at which they are scored, ascending; training ends at the last.
-      trials: for each `id`, `lr`, `wd`, `seed`, `load` (checkpoint file, if start > 0) and `save` (file or None).
+      trials: for each `id`, `lr`, `wd`, `seed`, `load` (checkpoint file, if start > 0), `save` (file or None) and, for
+        a confirmation alone, `test`: the file that shall hold its scores on the test split, which is made here, used
+        once and written nowhere.
     Returns:
-      For each trial `points`, a list of (point, training losses since the point before), and a `failure` if it ended
-      before the last stop; and CPU seconds by stage.
+      For each trial `points`, a list of (point, training losses since the point before), a `failure` if it ended
+      before the last stop, and what the test split said, if it was asked for; and CPU seconds by stage.
     """
     clock = time.process_time
     began = clock()
@@ -413,8 +431,24 @@ def train_job(
             began = clock()
             checkpoint.save(Path(trial["save"]), jax.tree.leaves(carry), {"digest": digest, "step": step})
             spent["checkpoint"] += clock() - began
+        if trial.get("test") and "failure" not in result:
+            began = clock()
+            result["test"] = _test(engine, carry, Path(trial["test"]))
+            spent["evaluate"] += clock() - began
         results.append(result)
     return {"trials": results, "spent": spent}
+
+
+def _test(engine: Engine, carry: Any, file: Path) -> dict[str, Any]:
+    """Score a finished trial on the test split, keep what every example said, and return the means."""
+    losses, scores = engine.evaluate_each(carry, engine.space.task.split("test"))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    with temporary.open("wb") as stream:
+        np.savez_compressed(stream, scores=scores)
+    os.replace(temporary, file)
+    return {"score": float(scores.mean(dtype=np.float64)), "loss": float(losses.mean(dtype=np.float64)),
+            "examples": len(scores)}  # fmt: skip
 
 
 def _begin(engine: Engine, trial: dict[str, Any], start: int, digest: str) -> tuple[int, Any]:

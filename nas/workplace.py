@@ -1,0 +1,111 @@
+"""Where the jobs of a run run: an executor on this machine, and the arrays that its trainers map.
+
+In goes a run's store, out comes an executor with what flows need to know. Searching and confirming open the same one.
+"""
+
+import contextlib
+import importlib.util
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nas.execute import Executor, Job
+from nas.execute.local import LocalExecutor
+from nas.flows import Place, preload
+from nas.space import SearchSpace, digest
+from nas.store import Store, StoreError
+
+
+class Workplace(NamedTuple):
+    """An executor that is open, and the run that it works for."""
+
+    executor: LocalExecutor
+    place: Place
+
+
+@contextlib.contextmanager
+def open_workplace(store: Store, space: SearchSpace, workers: int) -> Iterator[Workplace]:
+    """Start an executor for a run, and make its arrays unless they are there.
+
+    Args:
+      store: of the run, open for writing.
+      space: the one that it was made with.
+      workers: jobs at once.
+    Raises:
+      StoreError: the space's file has changed since, or the arrays cannot be made.
+    """
+    if store.config["space_digest"] != digest(space):
+        text = f"'{store.folder}' was made with another state of space '{space.name}@{store.config['space_version']}'"
+        raise StoreError(f"{text}; restore the space's file, or start a new run")
+    found, reference = accelerators(), store.config["space"]
+    with LocalExecutor(workers, preload(space), found) as executor:
+        kind = found[0].partition(":")[0] if found else "cpu"
+        yield Workplace(
+            executor,
+            Place(
+                reference=reference, space=space, store=store, examples=_prepare(executor, store, reference),
+                accelerators=len(found), platform=kind,
+            ),
+        )  # fmt: skip
+
+
+def default_workers() -> int:
+    """Jobs at once unless told otherwise: one an accelerator, or one a core."""
+    return len(accelerators()) or cores()
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def accelerators() -> Sequence[str]:
+    """Devices that JAX could use here, found without opening one: a driver opened in this process stays open."""
+    if any(importlib.util.find_spec(f"jax_cuda{major}_plugin") for major in (12, 13)):
+        return [f"cuda:{path.name[6:]}" for path in sorted(Path("/dev").glob("nvidia[0-9]*"))]
+    if importlib.util.find_spec("libtpu"):
+        chips = [*Path("/dev").glob("accel*"), *Path("/dev/vfio").glob("[0-9]*")]
+        return [f"tpu:{index}" for index in range(len(chips))]
+    return []
+
+
+def machine() -> dict[str, Any]:
+    """What bits depend on beside the versions: processor, its vector instructions, system."""
+    flags: list[str] = []
+    model = platform.processor()
+    try:
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "flags" and not flags:
+                flags = sorted(f for f in value.split() if f.startswith(("avx", "amx", "fma", "sse4")))
+            elif key.strip() == "model name":
+                model = value.strip()
+    except OSError:
+        pass
+    return {
+        "processor": model,
+        "instructions": flags,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "nproc_per_trial": 1,
+    }
+
+
+def _prepare(executor: Executor, store: Store, reference: str) -> int:
+    """Make the training and validation arrays, unless they are there; returns how many validation examples."""
+    folder = store.folder / "data"
+    note = folder / "sizes.json"
+    if note.exists():
+        return json.loads(note.read_text("utf-8"))["validation"]
+    payload = {"space": reference, "folder": str(folder)}
+    executor.submit(Job(id=f"prepare-{time.monotonic_ns()}", entry="nas.train.engine:prepare_job", payload=payload))
+    while True:
+        for event in executor.poll(1.0):
+            if event.kind != "done":
+                raise StoreError(f"the data of space '{reference}' could not be made: {event.error or event.kind}")
+            note.write_text(json.dumps(event.result), "utf-8")
+            return event.result["validation"]
