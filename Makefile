@@ -18,10 +18,15 @@ check: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+# The page's chart library, bundled anew; users need no Node.
+charts:
+	npm ci --prefix web
+	npm run build --prefix web
+
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-.PHONY: search test slow check
+.PHONY: search test slow check charts

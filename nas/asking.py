@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from nas.execute import Executor
 from nas.inbox import Message, message
-from nas.llm import LlmError, Reply, Request, Role
+from nas.llm import LlmError, Role
 from nas.llm.client import HOW_TO_SET_A_KEY, Client, Settings, resolve
 from nas.llm.desk import Desk, Nobody
 from nas.llm.ledger import Ledger
@@ -198,21 +198,23 @@ def replayed(parsed: argparse.Namespace) -> tuple[Path, dict[str, Any]] | None:
     return folder, config
 
 
-def make_sure(settings: Settings | None) -> list[tuple[Request, Reply]]:
-    """Find out before anything is trained whether the model would answer.
+def make_sure(settings: Settings | None) -> Client | None:
+    """Connect, and find out before anything is trained whether the model would answer.
 
     Returns:
-      What was asked for it and may be billed.
+      The client, which is to be closed; it may have sent messages for it already, that count as spent.
     Raises:
       LlmError: the key is not accepted, the model not known, or the server not there.
     """
     if settings is None:
-        return []
+        return None
     client = Client(settings, deadline_s=DEADLINE_S, backoff_s=BACKOFF_S)
     try:
-        return client.check()
-    finally:
+        client.check()
+    except BaseException:
         client.close()
+        raise
+    return client
 
 
 def heard(folder: Path) -> dict[int, list[Message]]:
@@ -225,16 +227,13 @@ def heard(folder: Path) -> dict[int, list[Message]]:
     return found
 
 
-def open_desk(
-    executor: Executor, store: Store, settings: Settings | None, tried: Sequence[tuple[Request, Reply]] = ()
-) -> Desk:
+def open_desk(executor: Executor, store: Store, client: Client | None) -> Desk:
     """A desk for a run that has a model, or had one.
 
     Args:
       executor: runs the jobs.
       store: of the run.
-      settings: how the model is reached; None if the answers are those of another run, or there are none any more.
-      tried: what `make_sure` asked; it counts as spent.
+      client: asks the model; None if the answers are those of another run, or there are none any more.
     Raises:
       LlmError: the transcript cannot be used.
     """
@@ -243,12 +242,13 @@ def open_desk(
     ledger = Ledger(
         _limit(model), _prices(model), limit_calls=model["max_calls"], before=transcript.begin
     )  # fmt: skip
-    for request, reply in tried:
+    for request, reply in client.tried if client else ():
         transcript.record(request, reply, ledger.cost(request, reply))
     ledger.restore(transcript.settled())
     source: Client | Replay | Nobody
-    if settings is not None:
-        source = Client(settings, deadline_s=DEADLINE_S, backoff_s=BACKOFF_S, purse=ledger)
+    if client is not None:
+        client.purse = ledger
+        source = client
     elif "replay" in store.config:
         source = Replay(Path(store.config["replay"]) / "transcript")
     else:

@@ -52,7 +52,7 @@ class ModelRecord:
 
     def _reason(self, last: Mapping[str, Any]) -> str:
         refused, calls = self.outcomes["refused"], self.outcomes.total()
-        failed = self.outcomes["again"] + self.outcomes["stop"]
+        failed = self.outcomes["again"] + self.outcomes["stop"] + self.outcomes["cut"]
         reason = ""
         if last["outcome"] == "halt":
             reason = last["message"] or "it cannot be reached"

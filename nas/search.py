@@ -117,7 +117,7 @@ def _run(parsed: argparse.Namespace, arguments: Sequence[str] | None, client: An
     if store is None:
         settings = asking.settings_of(parsed, client)
         model = replayed[1]["model"] if replayed else asking.configure(parsed, settings)
-        tried = asking.make_sure(settings)
+        asked = asking.make_sure(settings)
         most = parsed.lookahead or (16 if model else 8) * workers
         more = {"model": model, "most_lookahead": replayed[1].get("most_lookahead", 0) if replayed else most}
         more |= {"replay": str(replayed[0].resolve())} if replayed else {}
@@ -125,7 +125,7 @@ def _run(parsed: argparse.Namespace, arguments: Sequence[str] | None, client: An
     else:
         try:
             settings, change = asking.resumed(parsed, store, client)
-            tried = asking.make_sure(settings)
+            asked = asking.make_sure(settings)
         except LlmError as error:
             store.close()
             raise LlmError(f"{error}; --proposer evolution goes on without it") from error
@@ -139,7 +139,7 @@ def _run(parsed: argparse.Namespace, arguments: Sequence[str] | None, client: An
             local, place = open_things.enter_context(open_workplace(store, space, workers))
             executor: LocalExecutor | Desk = local
             if config.get("model"):
-                executor = asking.open_desk(local, store, settings, tried)
+                executor = asking.open_desk(local, store, asked)
                 open_things.callback(executor.close)
                 for text in executor.transcript.damaged:
                     view.say(f"warning: {text}; that call is made again")

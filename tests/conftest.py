@@ -1,7 +1,24 @@
-"""No test knows of a model or a key that whoever runs the tests has set."""
+"""No test knows of a model or a key that whoever runs the tests has set; threads parse Python one at a time."""
 
+import ast
 import os
+import threading
+from typing import Any
 
 for name in [name for name in os.environ if name.startswith(("ANTHROPIC_", "NAS_")) and name != "NAS_GOLDEN"]:
     del os.environ[name]
 os.environ["NO_PROXY"] = "127.0.0.1"
+
+_parse, _parsing = ast.parse, threading.RLock()
+
+
+def _parse_alone(*arguments: Any, **options: Any) -> Any:
+    """Python 3.11 counts the depth of a syntax tree in one place for all threads, and fails if two of them parse.
+
+    Scripted models write modules in a thread of the process that searches (python/cpython, issue 106905).
+    """
+    with _parsing:
+        return _parse(*arguments, **options)
+
+
+ast.parse = _parse_alone

@@ -199,7 +199,9 @@ class Client:
       attempts: how often a request is sent at most.
       longest_wait_s: longest wait between attempts [s]; a server that asks for more is not waited for.
       backoff_s: first wait, where the server asks for none [s]; it doubles with every attempt.
-      purse: allows attempts and hears what they used; None for as many as there are.
+      purse: allows attempts and hears what they used; None for as many as there are. It may be given later.
+    Attributes:
+      tried: messages that `check` has sent, with their replies; they may be billed.
     Raises:
       LlmError: the SDK is missing, or the client object is none.
     """
@@ -222,7 +224,8 @@ class Client:
         self.settings = settings
         self._deadline_s, self._attempts = deadline_s, attempts
         self._longest_wait_s, self._backoff_s = longest_wait_s, backoff_s
-        self._purse = purse
+        self.purse = purse
+        self.tried: list[tuple[Request, Reply]] = []
         self._sdk = _connect(settings, deadline_s / 2)
         self._loop = asyncio.new_event_loop()
         self._closing = threading.Lock()
@@ -232,16 +235,14 @@ class Client:
 
     def submit(self, request: Request) -> "concurrent.futures.Future[Reply]":
         """Begin to answer a request; the future is cancelled by `close` and never raises anything else."""
-        return self._begin(self._answer(_Call(request, self._purse, self._deadline_s), self._say))
+        return self._begin(self._answer(_Call(request, self.purse, self._deadline_s), self._say))
 
-    def check(self) -> list[tuple[Request, Reply]]:
+    def check(self) -> None:
         """Make sure that every model would answer, before anything depends on it.
 
         Anthropic's server is asked whether it knows the model, which costs nothing; others are sent a message with a
         reply of one token, since not all of them know that question.
 
-        Returns:
-          The messages that were sent, which may be billed.
         Raises:
           LlmError: the key is not accepted, a model is unknown, or the server cannot be reached: one line.
         """
@@ -259,7 +260,7 @@ class Client:
         for reply in replies:
             if reply.outcome != "ok" and reply.stop_reason is None:
                 raise LlmError(self._remedy(reply))
-        return [] if look_up else list(zip(requests, replies, strict=True))
+        self.tried += [] if look_up else list(zip(requests, replies, strict=True))
 
     def close(self) -> None:
         """Cancel what is under way and end the thread; what was sent and not answered is settled as an estimate."""
@@ -603,7 +604,7 @@ def _ending_of(error: Exception, heard: _Heard) -> _Ending:
     if isinstance(error, anthropic.APIStatusError):
         return _ending_of_status(error, heard)
     if isinstance(error, anthropic.APIConnectionError):
-        never_sent = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
+        never_sent = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError, RuntimeError)
         heard.billable = not isinstance(error.__cause__, never_sent)
         return _Ending("again", f"{said} ({error.__cause__})" if error.__cause__ else said, retry=True)
     if heard.response is not None:  # a stream that broke off or has another form, of which many kinds of error tell
