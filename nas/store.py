@@ -343,18 +343,12 @@ class Store:
 
     def accesses(self) -> dict[str, int]:
         """How often each split was looked at: by trainings that ended, and by evaluations."""
-        with self._friendly(), self.engine.connect() as connection:
-
-            def count(column: sa.Column[Any], *where: Any) -> int:
-                return connection.execute(sa.select(sa.func.count(column)).where(*where)).scalar_one()
-
-            own = sa.func.json_extract(_retraining.c.usage, "$.cached").is_(None)
-            trained = connection.execute(sa.select(sa.func.count(sa.distinct(_score.c.trial)))).scalar_one()
-            return {
-                "train": trained + count(_retraining.c.candidate, own),
-                "validation": count(_score.c.point) + count(_retraining.c.point, own),
-                "test": count(_retraining.c.test, own),
-            }
+        scores, own = self.scores(), [row for row in self.retrainings() if "cached" not in row.usage]
+        return {
+            "train": len({score.trial for score in scores}) + len(own),
+            "validation": sum(row.point is not None for row in [*scores, *own]),
+            "test": sum(row.test is not None for row in own),
+        }
 
     def messages(self) -> list[dict[str, Any]]:
         """What people and other programs told the search: `slot` and the fields of a message, in order."""

@@ -1,0 +1,180 @@
+"""Confirmation: fresh seeds, a test split that nothing else has seen, baselines that serve several runs."""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nas.confirm import kept_folder
+from nas.judge.belief import BASELINE_SEEDS, FIRST_SEEDS, SEEDS
+from nas.leaderboard import main as leaderboard
+from nas.leaderboard import to_csv, to_json, to_markdown
+from nas.search import main
+from nas.space import load
+from nas.standings import Records, board, read
+from nas.store import Store, dump
+
+RINGS = str(Path(__file__).parent / "spaces" / "rings.py")
+
+
+def command(folder: Path, name: str, *more: str) -> list[str]:
+    chosen = ["--space", RINGS, "--budget", "5", "--proposer", "evolution", "--lookahead", "6", "--confirm", "2"]
+    return [*chosen, "--results", str(folder), "--name", name, *more]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run that was confirmed."""
+    made = tmp_path_factory.mktemp("confirmed")
+    assert main(command(made, "first")) == 0
+    return made
+
+
+@pytest.fixture(scope="module")
+def records(folder: Path) -> Records:
+    return read(Store(folder / "first"))
+
+
+def test_finalists_and_baselines_are_trained_again_with_fresh_seeds(records: Records) -> None:
+    seeds = [row for row in records.retrainings if row.purpose == "seeds"]
+    baselines = {entry.candidate.id for entry in records.entries if entry.candidate.arm == "baseline"}
+    counts = {candidate: sum(row.candidate == candidate for row in seeds) for candidate in {r.candidate for r in seeds}}
+    finalists = counts.keys() - baselines
+    assert len(finalists) == 2 and counts.keys() >= baselines
+    assert all(counts[candidate] == BASELINE_SEEDS for candidate in baselines)
+    assert all(counts[candidate] in (FIRST_SEEDS, SEEDS) for candidate in finalists)
+    top = len(records.config["ladder"]["steps"]) - 1
+    assert all(row.rung == top and row.test is not None for row in seeds if row.point is not None)
+    used = {trial.seed for trial in records.trials}
+    assert len({row.seed for row in seeds}) == len(seeds) and not used & {row.seed for row in seeds}
+
+
+def test_finalist_has_the_numbers_that_the_search_found(records: Records) -> None:
+    rows = {row.candidate: row for row in board(records).rows}
+    trials = {trial.id: trial for trial in records.trials}
+    for row in records.retrainings:
+        if rows[row.candidate].arm != "baseline":
+            assert row.recipe == trials[rows[row.candidate].trial].recipe
+
+
+def test_baseline_had_as_many_draws_as_any_finalist(records: Records) -> None:
+    found = [one.row for one in board(records).confirmed if one.row.arm != "baseline"]
+    most = max(sum(trial.candidate == row.candidate for trial in records.trials) for row in found)
+    for entry in records.entries:
+        if entry.candidate.arm == "baseline":
+            mine = [r for r in records.retrainings if r.candidate == entry.candidate.id and r.purpose == "numbers"]
+            assert sum(row.rung == 0 for row in mine) >= most
+            assert sum(row.rung > 0 for row in mine) >= 1 and all(row.test is None for row in mine)
+
+
+def test_test_split_is_in_no_file_of_the_run_and_every_look_at_it_counts(folder: Path, records: Records) -> None:
+    split = load(RINGS).task.split("test")
+    for path in (folder / "first" / "data").glob("*.npy"):
+        array = np.load(path)
+        assert "test" not in path.name
+        assert array.shape != split.inputs.shape or not np.array_equal(array, split.inputs)
+    looks = [row for row in records.retrainings if row.test is not None]
+    assert records.accesses["test"] == len(looks) == len(records.tests)
+    points = sum(score.point is not None for score in records.scores)
+    assert records.accesses["validation"] == points + sum(row.point is not None for row in records.retrainings)
+
+
+def test_score_on_the_test_split_is_the_mean_of_its_examples(records: Records) -> None:
+    for row in records.retrainings:
+        if row.test is not None:
+            scores = records.tests[row.candidate, row.place]
+            assert row.test["examples"] == len(scores) == len(load(RINGS).task.split("test").inputs)
+            assert row.test["score"] == pytest.approx(float(scores.mean(dtype=np.float64)), abs=1e-12)
+            assert set(np.unique(scores)) <= {0.0, 1.0}
+
+
+def test_every_format_says_what_is_confirmed(records: Records, capsys: pytest.CaptureFixture[str]) -> None:
+    made = board(records)
+    text = to_markdown(made)
+    assert "| rank | id |" in text and "All of the search, search score, unconfirmed" in text
+    rows = {int(row["candidate"]): row for row in csv.DictReader(io.StringIO(to_csv(made)))}
+    for one in made.confirmed:
+        told = rows[one.row.candidate]
+        assert one.belief.test is not None
+        assert float(told["test"]) == pytest.approx(one.belief.test.value, abs=1e-5)
+        assert told["claim"].startswith(("yes", "no") if one.belief.claim else "")
+    others = rows.keys() - {one.row.candidate for one in made.confirmed}
+    assert others and all(rows[candidate]["claim"] == rows[candidate]["test"] == "" for candidate in others)
+    plain = json.loads(to_json(made))
+    assert plain["accesses"]["test"] == records.accesses["test"]
+
+
+def test_luck_is_told_of_finalists_that_were_chosen_at_the_top_rung_alone(records: Records) -> None:
+    top = len(records.config["ladder"]["steps"]) - 1
+    for one in board(records).confirmed:
+        assert (one.belief.luck is not None) == (one.row.arm != "baseline" and one.row.rung == top)
+
+
+def test_seed_that_failed_forbids_the_claim(records: Records) -> None:
+    finalist = next(one.row.candidate for one in board(records).confirmed if one.belief.claim is not None)
+    broken = [
+        dataclasses.replace(row, point=None, test=None) if (row.candidate, row.place) == (finalist, 1) else row
+        for row in records.retrainings
+    ]
+    tests = {key: scores for key, scores in records.tests.items() if key != (finalist, 1)}
+    found = board(dataclasses.replace(records, retrainings=broken, tests=tests)).confirmed
+    (belief,) = [one.belief for one in found if one.row.candidate == finalist]
+    assert belief.failed == 1 and belief.claim is not None and not belief.claim.claimed
+    assert math.isfinite(belief.claim.p)
+
+
+def test_confirming_again_trains_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = list(dump(Store(folder / "first")))
+    assert leaderboard([str(folder / "first"), "--confirm", "2"]) == 0
+    assert list(dump(Store(folder / "first"))) == before
+    assert "confirmed" in capsys.readouterr().out or "no claim" in capsys.readouterr().out
+
+
+def test_baselines_serve_the_next_run_and_what_is_damaged_is_trained_again(folder: Path, tmp_path: Path) -> None:
+    results = tmp_path / "runs"
+    shutil.copytree(folder, results)
+    (broken,) = kept_folder(results / "first").glob("*/linear")
+    (broken / "03.npz").unlink()
+    assert main(command(results, "second", "--seed", "1")) == 0
+    one, other = (read(Store(results / name)) for name in ("first", "second"))
+    names = {e.candidate.id: e.candidate.operator for e in other.entries if e.candidate.arm == "baseline"}
+    for candidate, name in names.items():
+        mine, theirs = ([r for r in told.retrainings if r.candidate == candidate] for told in (other, one))
+        assert [(r.seed, r.point, r.test) for r in mine] == [(r.seed, r.point, r.test) for r in theirs]
+        assert all(bool(row.usage.get("cached")) == (name != "linear") for row in mine)
+    assert (broken / "03.npz").exists()
+
+
+@pytest.mark.slow
+def test_confirmation_that_was_killed_goes_on_and_ends_the_same(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "first"
+    shutil.copytree(folder / "first", run)
+    assert main(command(tmp_path, "killed", "--confirm", "0")) == 0
+    start = [sys.executable, "-m", "nas.leaderboard", str(tmp_path / "killed"), "--confirm", "2"]
+    for count in (3, 20):
+        process = subprocess.Popen(start, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and len(Store(tmp_path / "killed").retrainings()) < count:
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert subprocess.run(start, check=False, capture_output=True).returncode == 0
+    rows = [line for line in dump(Store(tmp_path / "killed")) if "nas_retraining" in line]
+    assert rows == [line for line in dump(Store(run)) if "nas_retraining" in line]
+
+
+def test_run_without_a_score_has_nothing_to_confirm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(command(tmp_path, "empty", "--max-hours", "1e-9"))
+    capsys.readouterr()
+    assert leaderboard([str(tmp_path / "empty"), "--confirm", "2"]) == 2
+    assert "nothing to confirm" in capsys.readouterr().err
