@@ -22,6 +22,8 @@ DROPPED = (
     "luck", "rank",
 )  # fmt: skip
 """Columns that go, in this order, where the terminal is too narrow."""
+LARGEST_SHARED = 0.25
+"""Error of the shared test split, in sigmas of a seed, above which a reader is warned."""
 FACTS = (
     "claim", "p", "rank_from", "rank_to", "test", "test_error", "fresh_validation", "fresh_validation_error",
     "fresh_seeds", "failed_seeds", "luck", "luck_error", "split_reuse", "split_reuse_error",
@@ -118,7 +120,18 @@ def notes(board: Board) -> list[str]:
         "that the test score allows, all pairs, Holm. A finalist with two seeds was ruled out by them.",
         "luck: score of the search minus fresh validation. Reuse: validation minus test, less the baselines' mean of "
         f"the same. Baselines: numbers from draws of their own. Splits were looked at: {looked}",
+        *warnings(board),
     ]
+
+
+def warnings(board: Board) -> list[str]:
+    """What weakens the claims: a test split so small that it, and not the seeds, decides."""
+    effects = [one.belief.claim.effect for one in board.confirmed if one.belief.claim and one.belief.claim.effect]
+    shared = max((effect.shared_error / effect.sigma for effect in effects if effect.sigma), default=0.0)
+    if shared <= LARGEST_SHARED:
+        return []
+    text = f"warning: the test split alone adds an error of up to {shared:.2f}σ of a seed to a difference"
+    return [f"{text}; more than {LARGEST_SHARED:g}σ costs power, and more test examples lower it"]
 
 
 def by_candidate(board: Board) -> Mapping[int, Confirmed]:

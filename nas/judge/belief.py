@@ -39,7 +39,7 @@ from typing import Literal
 
 import numpy as np
 
-from nas.judge.lift import _beta_cdf, t_quantile
+from nas.judge.lift import beta_cdf, t_quantile
 
 LEVEL = 0.05
 """Share of leaderboards with a false claim, of those with a false rank, and of effects outside their interval."""
@@ -449,7 +449,7 @@ def _rho(results: np.ndarray) -> float:
 
 def _upper_tail(t: float, df: float) -> float:
     """P(T > t) of Student's t with `df` degrees of freedom."""
-    tail = _beta_cdf(df / (df + t * t), df / 2, 0.5) / 2
+    tail = beta_cdf(df / (df + t * t), df / 2, 0.5) / 2
     return tail if t > 0 else 1.0 - tail
 
 

@@ -143,11 +143,11 @@ def t_quantile(p: float, df: float) -> float:
     if p < 0.5:
         return -t_quantile(1.0 - p, df)
     tail, low, high = 2.0 * (1.0 - p), 0.0, 1.0
-    while _beta_cdf(df / (df + high**2), df / 2, 0.5) > tail:
+    while beta_cdf(df / (df + high**2), df / 2, 0.5) > tail:
         low, high = high, 2.0 * high
     for _ in range(80):
         middle = (low + high) / 2.0
-        if _beta_cdf(df / (df + middle**2), df / 2, 0.5) > tail:
+        if beta_cdf(df / (df + middle**2), df / 2, 0.5) > tail:
             low = middle
         else:
             high = middle
@@ -198,12 +198,12 @@ def _clustered_fit(
     return b / scale, np.sqrt(np.diag(meat)) / scale
 
 
-def _beta_cdf(x: float, a: float, b: float) -> float:
+def beta_cdf(x: float, a: float, b: float) -> float:
     """Regularised incomplete beta function I_x(a, b), by Lentz's continued fraction (DLMF 8.17.22)."""
     if x <= 0.0 or x >= 1.0:
         return float(x >= 1.0)
     if x > (a + 1.0) / (a + b + 2.0):
-        return 1.0 - _beta_cdf(1.0 - x, b, a)
+        return 1.0 - beta_cdf(1.0 - x, b, a)
     log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
     fraction, c, d = 1.0, 1.0, 0.0
     for i in range(300):
