@@ -8,6 +8,7 @@ it searches and when it replays a stored run alike. Nothing is trained, drawn or
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 from typing import Any
 
 from nas.judge import forecast
@@ -233,6 +234,16 @@ class History:
         """Standard deviation of a score at a rung from seed to seed, measured on the baselines; 0 if not known."""
         noise = seed_sigma(by_rung[rung] for by_rung in self.baseline_scores.values())
         return noise.sigma if noise else 0.0
+
+    def results_known(self, known: Known) -> bool:
+        """Whether a baseline's seeds have been revealed, or its rejection."""
+        return known.status == "rejected" or known.candidate.id in self.baseline_scores
+
+    def best_baseline(self) -> Known | None:
+        """The baseline with the best mean over its seeds at the top rung; None if none has got there."""
+        sign = 1 if self.space.task.maximize else -1
+        means = {c: sign * fmean(by_rung[-1]) for c, by_rung in self.baseline_scores.items() if by_rung[-1]}
+        return self.known[max(means, key=lambda c: (means[c], -c))] if means else None
 
     def spent(self) -> int:
         """How much of the budget is used or promised: candidates that are not rejected, without baselines."""

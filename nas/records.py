@@ -166,7 +166,8 @@ class Candidate:
       id: sequence number in the run, from 1, baselines first.
       source: the module's text.
       idea: its docstring.
-      arm: which proposer wrote it: `baseline`, `random`, `evolution`, `claude`, `claude_blind` or `guest`.
+      arm: which proposer wrote it: `baseline`, `random`, `evolution`, `claude`, `claude_blind`, `guest` or
+        `control`.
       operator: what the proposer did, for instance `insert conv`.
       parents: ids of the candidates it was made from.
       tunables: what its `TUNABLES` declares.

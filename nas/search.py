@@ -34,9 +34,11 @@ from nas.workplace import cores, default_workers, machine, open_workplace
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "optuna", "numpy")
 
 
+CONTROL = "tune-best-baseline"
+"""The control that decides whether searching architectures paid at all."""
 _OF_THE_RUN = (
-    "space", "budget", "seed", "lookahead", "order", "name", "model", "base_url", "effort", "price", "no_forecasts",
-    "blind_control",
+    "space", "control", "budget", "seed", "lookahead", "order", "name", "model", "base_url", "effort", "price",
+    "no_forecasts", "blind_control",
 )  # fmt: skip
 """Arguments that a run is begun with, and keeps."""
 
@@ -65,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
     add("--order", choices=("slots", "arrival"), default="slots", help="slots repeats bit for bit; arrival never waits")
     add("--max-hours", type=float, metavar="H", help="decide nothing new after so many hours (no limit)")
     add("--confirm", type=int, metavar="N", help=f"finalists that fresh seeds confirm at the end ({FINALISTS})")
+    add("--control", choices=(CONTROL,), help="spend the budget on tuning the best baseline's numbers instead")
     add("--name", metavar="NAME", help="of the run's folder (space and time)")
     add("--results", type=Path, default=Path("results/runs"), metavar="DIR", help="where runs are kept (results/runs)")
     add("--resume", type=Path, metavar="DIR", help="continue the run in this folder; other choices are taken from it")
@@ -103,7 +106,7 @@ def main(arguments: Sequence[str] | None = None, client: Any = None) -> int:
 def _run(parsed: argparse.Namespace, arguments: Sequence[str] | None, client: Any) -> int:
     replayed = asking.replayed(parsed)
     if replayed is not None:  # what is not said otherwise is as it was
-        kept = ("space", "budget", "seed", "lookahead", "order", "confirm")
+        kept = ("space", "budget", "seed", "lookahead", "order", "confirm", "control")
         made = parser()
         made.set_defaults(**{key: replayed[1].get(key) for key in kept})
         parsed = made.parse_args(arguments)
@@ -115,7 +118,7 @@ def _run(parsed: argparse.Namespace, arguments: Sequence[str] | None, client: An
         return _dry_run(space, reference, parsed)
     workers = parsed.workers or default_workers()
     if store is None:
-        settings = asking.settings_of(parsed, client)
+        settings = None if parsed.control else asking.settings_of(parsed, client)
         model = replayed[1]["model"] if replayed else asking.configure(parsed, settings)
         asked = asking.make_sure(settings)
         most = parsed.lookahead or (16 if model else 8) * workers
@@ -176,6 +179,7 @@ def _config(config: Mapping[str, Any]) -> Config:
         **{key: config[key] for key in ("budget", "seed", "lookahead", "order")},
         author=asking.author_of(model),
         forecasts=model.get("forecasts", False),
+        control=config.get("control") is not None,
         blind=model.get("blind", False),
     )
 
@@ -224,6 +228,7 @@ def _create(
         "order": parsed.order,
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
         "machine": machine() | {"workers": workers},
+        "control": parsed.control,
         "confirm": FINALISTS if parsed.confirm is None else parsed.confirm,
         "name": name,
         "created": stamp,
@@ -251,6 +256,8 @@ def _say_start(view: View, store: Store, config: dict[str, Any], space: SearchSp
 
 def _say_who(store: Store, config: Mapping[str, Any]) -> str:
     model = config.get("model")
+    if config.get("control"):
+        return "a control: the numbers of the best baseline are tuned, and nothing else is tried"
     if model is None:
         return f"no model is asked ({HOW_TO_SET_A_KEY}): evolution, random sampling and tuning propose"
     if "replay" in config:

@@ -36,6 +36,8 @@ ELITE = 6
 """Fewest candidates that may become parents or be tuned, once there are so many."""
 CLAUDE, BLIND = "claude", "claude_blind"
 """The arms that ask a model: with all that the search knows, and, as a control, with nothing of it."""
+CONTROL = "control"
+"""The arm of the best baseline's text in a run that does nothing but tune its numbers."""
 GUEST = "guest"
 """The arm of candidates that came by the door: from people, their agents, programs of their own."""
 STREAMS = 4
@@ -56,6 +58,7 @@ class Config:
       budget: candidates that are admitted to the first rung.
       seed: of every draw.
       lookahead: L; decision k uses the outcomes of tasks 0 … k−L−1.
+      control: whether the best baseline's numbers are tuned, and nothing else is done.
       most_lookahead: L may grow up to this, if a model takes its time.
       order: `slots` (repeatable) or `arrival` (whatever has ended counts at once).
       author: how a model is asked; None asks none.
@@ -70,6 +73,7 @@ class Config:
     author: Author | None = None
     forecasts: bool = True
     blind: bool = False
+    control: bool = False
     most_lookahead: int = 0
 
 
@@ -190,6 +194,8 @@ class Strategy:
         What a model writes must differ by more than sizes; parallel streams may come upon the same thing.
         """
         history = self.history
+        if task.decision.get("arm") == CONTROL:
+            return None  # it is a baseline's text on purpose
         sketches = history.sketches if is_asked(task) else {}
         return Others(fingerprints=history.fingerprints, sketches=sketches).too_near(facts)
 
@@ -247,11 +253,32 @@ class Strategy:
         waiting = self.history.waiting()
         if waiting is not None:
             return self._first(slot, waiting, tune=False)
+        if self.config.control:
+            return self._control(slot)
         if self.history.spent() >= self.config.budget:
             return None
         if self.steering.proposals:
             return self._guest(slot, self.steering.proposals[0])
         return self._proposal(slot, rng)
+
+    def _control(self, slot: int) -> Decision | None:
+        """Further draws of the best baseline, as many groups as the budget has candidates."""
+        history = self.history
+        known = next((k for k in history.known.values() if k.candidate.arm == CONTROL), None)
+        if known is None:
+            if any(k.status == "pending" or not history.results_known(k) for k in history.known.values()):
+                return None  # which baseline is the best is not known yet
+            best = history.best_baseline()
+            if best is None:
+                return None
+            candidate = self._candidate(best.candidate.source, CONTROL, best.candidate.operator, (best.candidate.id,))
+            entry, gated = self._gated(candidate, slot)
+            task = Task(slot=slot, kind="admit", candidate=candidate.id, decision={"arm": CONTROL})
+            return Decision(task, self.flow(task, entry, [], gated), [entry])
+        groups = len(history.trials_of(known.candidate.id)) // self.space.ladder.draws
+        if known.status != "admitted" or groups >= self.config.budget:
+            return None
+        return self._first(slot, known, tune=True)
 
     def _baseline(self, slot: int, name: str) -> Decision:
         candidate = self._candidate(self.space.baselines[name], "baseline", name, ())

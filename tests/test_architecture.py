@@ -15,7 +15,7 @@ LAYERS = [
     {"nas.store", "nas.judge", "nas.judge.*", "nas.execute.*", "nas.llm.*", "nas.progress", "nas.lookahead"},
     {"nas.admit", "nas.admit.*", "nas.train", "nas.train.*", "nas.propose"},
     {"nas.propose.*", "nas.standings", "nas.spending", "nas.inbox"},
-    {"nas.dossier", "nas.confirmed"},
+    {"nas.dossier", "nas.confirmed", "nas.control"},
     {"nas.flows", "nas.history", "nas.estimate", "nas.showing", "nas.propose.claude"},
     {"nas.strategy", "nas.asking"},
     {"nas.loop", "nas.testing", "nas.door", "nas.workplace"},
