@@ -13,9 +13,12 @@ from typing import Any
 
 from nas.admit import Admitted, admit, drive
 from nas.admit.gate import check
+from nas.confirm import GROUPS, SEEDS_OF_NUMBERS
 from nas.execute import Job
 from nas.execute.local import LocalExecutor
+from nas.judge.belief import BASELINE_SEEDS, SEEDS
 from nas.judge.rungs import slots
+from nas.progress import duration
 from nas.propose.mixture import DEFAULT
 from nas.records import defaults
 from nas.space import Ladder, SearchSpace
@@ -40,8 +43,8 @@ def trainings(ladder: Ladder, budget: int) -> list[int]:
     return counts
 
 
-def estimate(space: SearchSpace, reference: str, budget: int, workers: int) -> str:
-    """The ladder, the expected trainings and the time, as lines of text."""
+def estimate(space: SearchSpace, reference: str, budget: int, workers: int, finalists: int) -> str:
+    """The ladder, the expected trainings and the time, as lines of text; confirming the finalists included."""
     ladder, counts, costs = space.ladder, trainings(space.ladder, budget), _measure(space, reference)
     lines = [f"{space.name}@{space.version}, budget {budget}, {workers} workers", "", "rung   steps  trials"]
     lines += [f"{i:>4}  {steps:>6}  {n:>6}" for i, (steps, n) in enumerate(zip(ladder.steps, counts, strict=True))]
@@ -59,8 +62,21 @@ def estimate(space: SearchSpace, reference: str, budget: int, workers: int) -> s
         f"here: {costs.fixed_s:.1f} s to admit and compile, {1e3 * costs.step_s:.2f} ms a step, "
         f"{costs.evaluate_s:.2f} s an evaluation (CPU, mean of the baselines)",
         f"time: about {seconds / workers / 60:.0f} minutes",
+        *(_confirming(space, costs, workers, finalists) if finalists else ()),
     ]
     return "\n".join(lines)
+
+
+def _confirming(space: SearchSpace, costs: Costs, workers: int, finalists: int) -> list[str]:
+    """What the confirmation adds, at most: the finalists' part every time, the baselines' once."""
+    ladder, others, draws = space.ladder, len(space.baselines), GROUPS * space.ladder.draws
+    of_baselines = others * (BASELINE_SEEDS + max(1, draws // ladder.eta) * SEEDS_OF_NUMBERS)
+    each_s = ladder.steps[-1] * costs.step_s + costs.evaluate_s + costs.fixed_s / 2
+    ours, theirs = (duration(count * each_s / workers) for count in (finalists * SEEDS, of_baselines))
+    return [
+        f"confirming {finalists} finalists: up to {finalists * SEEDS} trainings to the top, about {ours};",
+        f"and {of_baselines} of the baselines, once for this space on this machine, about {theirs}",
+    ]
 
 
 def _measure(space: SearchSpace, reference: str) -> Costs:

@@ -284,7 +284,8 @@ def _end(store: Store, finished: bool, *, stopped: bool) -> int:
 def _dry_run(space: SearchSpace, reference: str, parsed: argparse.Namespace) -> int:
     from nas.estimate import estimate
 
-    print(estimate(space, reference, parsed.budget, parsed.workers or cores()))
+    finalists = FINALISTS if parsed.confirm is None else parsed.confirm
+    print(estimate(space, reference, parsed.budget, parsed.workers or cores(), finalists))
     return 0
 
 

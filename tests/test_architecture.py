@@ -16,11 +16,11 @@ LAYERS = [
     {"nas.admit", "nas.admit.*", "nas.train", "nas.train.*", "nas.propose"},
     {"nas.propose.*", "nas.standings", "nas.spending", "nas.inbox"},
     {"nas.dossier", "nas.confirmed", "nas.control"},
-    {"nas.flows", "nas.history", "nas.estimate", "nas.showing", "nas.propose.claude"},
+    {"nas.flows", "nas.history", "nas.showing", "nas.propose.claude"},
     {"nas.strategy", "nas.asking"},
     {"nas.loop", "nas.testing", "nas.door", "nas.workplace"},
     {"nas.confirm"},
-    {"nas.leaderboard"},
+    {"nas.leaderboard", "nas.estimate"},
     {"nas.report", "nas.report.*"},
     {"nas.search", "nas.steer", "nas.admit.__main__", "nas.mcp"},
 ]
