@@ -25,7 +25,20 @@ from nas.execute import Event, Executor
 from nas.flows import Place, admission, training, without_answer
 from nas.judge.belief import BASELINE_SEEDS, FIRST_SEEDS, SEEDS, go_on
 from nas.loop import stop_on_signals
-from nas.records import Choice, Failure, Integer, Point, Retraining, Tunable, Value, defaults, to_plain
+from nas.records import (
+    Choice,
+    Failure,
+    Integer,
+    Point,
+    Retraining,
+    Tunable,
+    Value,
+    baseline_seed,
+    defaults,
+    finalist_seed,
+    seed_of,
+    to_plain,
+)  # fmt: skip
 from nas.space import SearchSpace, digest, load
 from nas.standings import Records, Row, rank, read
 from nas.store import Entry, Store, StoreError, write_file
@@ -108,7 +121,8 @@ class Confirmation:
         """Train a finalist with fresh seeds, at the numbers of its best trial."""
         trial = next(trial for trial in records.trials if trial.id == row.trial)
         facts = self._program(records, row)
-        yield from self._seeds(row.candidate, facts, trial.values, trial.recipe, places, self._seed, weights=True)
+        seeds = {place: finalist_seed(self.store.config["seed"], row.candidate, place) for place in places}
+        yield from self._seeds(row.candidate, facts, trial.values, trial.recipe, seeds, weights=True)
 
     def _program(self, records: Records, row: Row) -> Mapping[str, Any]:
         """The program that a row's trial trained: its own, where it was at values of its own."""
@@ -117,9 +131,6 @@ class Confirmation:
             if "program" in own:
                 return own["program"]
         return next(e.program for e in records.entries if e.candidate.id == row.candidate and e.program is not None)
-
-    def _seed(self, candidate: int, place: int) -> int:
-        return _hash(f"confirm {self.store.config['seed']} {candidate} {place}")
 
     # ---- baselines
 
@@ -143,8 +154,8 @@ class Confirmation:
         if facts is None:
             return
         yield from self._seeds(
-            candidate.id, facts, values, best.recipe, range(BASELINE_SEEDS),
-            lambda _, place: _hash(f"baseline {self.space.name} {candidate.operator} {place}"),
+            candidate.id, facts, values, best.recipe,
+            {place: baseline_seed(self.space.name, candidate.operator, place) for place in range(BASELINE_SEEDS)},
         )  # fmt: skip
         if folder is not None and self._mine(candidate.id, "seeds", BASELINE_SEEDS):
             self._keep(candidate.id, folder)
@@ -166,7 +177,7 @@ class Confirmation:
             again = [
                 dataclasses.replace(
                     row, rung=ladder.top, place=row.place + number * len(draws), point=None, usage={},
-                    seed=_hash(f"numbers {self.space.name} {entry.candidate.operator} {row.place} {number}"),
+                    seed=seed_of(f"numbers {self.space.name} {entry.candidate.operator} {row.place} {number}"),
                 )
                 for number in range(SEEDS_OF_NUMBERS)
             ]  # fmt: skip
@@ -190,7 +201,7 @@ class Confirmation:
         """A baseline's program at values of its own tunables; None if they give none."""
         if dict(values) == defaults(entry.candidate.tunables):
             return entry.program
-        tag = f"confirm.{entry.candidate.id}.{_hash(json.dumps(dict(values), sort_keys=True))}"
+        tag = f"confirm.{entry.candidate.id}.{seed_of(json.dumps(dict(values), sort_keys=True))}"
         if tag not in self._traced:
             found = yield from admission(self.place, 0, entry.candidate.source, values, tag=tag)
             self._traced[tag] = found.facts
@@ -200,15 +211,15 @@ class Confirmation:
 
     def _seeds(
         self, candidate: int, facts: Mapping[str, Any], values: Mapping[str, Value], recipe: Mapping[str, float],
-        places: range, seed: Callable[[int, int], int], *, weights: bool = False,
+        seeds: Mapping[int, int], *, weights: bool = False,
     ) -> Flow[None]:  # fmt: skip
         top = self.space.ladder.top
         rows = [
             Retraining(
                 candidate=candidate, purpose="seeds", place=place, rung=top, values=values, recipe=recipe,
-                seed=seed(candidate, place),
+                seed=seed,
             )
-            for place in places
+            for place, seed in seeds.items()
         ]  # fmt: skip
         for index in range(0, len(rows), SEEDS_A_JOB):
             part = rows[index : index + SEEDS_A_JOB]
@@ -310,7 +321,7 @@ def _draws(space: SearchSpace, entry: Entry, groups: int) -> list[Retraining]:
     """A baseline's draws, a function of the space and the baseline's name alone. The first is in the middle."""
     name, ladder, drawn = entry.candidate.operator, space.ladder, []
     for group in range(groups):
-        rng = np.random.default_rng(_hash(f"numbers {space.name} {name} {group}"))
+        rng = np.random.default_rng(seed_of(f"numbers {space.name} {name} {group}"))
         tunables = entry.candidate.tunables
         values = {key: _sample(tunables[key], rng) for key in sorted(tunables)} if group else defaults(tunables)
         for _ in range(ladder.draws):
@@ -320,7 +331,7 @@ def _draws(space: SearchSpace, entry: Entry, groups: int) -> list[Retraining]:
             drawn.append(
                 Retraining(
                     candidate=entry.candidate.id, purpose="numbers", place=place, rung=0, values=values,
-                    recipe=recipe if place else middle, seed=_hash(f"numbers {space.name} {name} seed {place}"),
+                    recipe=recipe if place else middle, seed=seed_of(f"numbers {space.name} {name} seed {place}"),
                 )
             )  # fmt: skip
     return drawn
@@ -351,11 +362,6 @@ def _from_plain(plain: Mapping[str, Any]) -> Retraining:
     point, failure = plain["point"], plain["failure"]
     made = {"point": Point(**point) if point else None, "failure": Failure(**failure) if failure else None}
     return Retraining(**{**plain, **made})
-
-
-def _hash(text: str) -> int:
-    """32 bits of a text."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
 
 
 def kept_folder(run: Path) -> Path:

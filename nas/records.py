@@ -234,6 +234,21 @@ class Retraining:
     usage: Mapping[str, Any] = field(default_factory=dict)
 
 
+def finalist_seed(run_seed: int, candidate: int, place: int) -> int:
+    """The fresh seed that a confirmation gives a finalist: nobody can choose it."""
+    return seed_of(f"confirm {run_seed} {candidate} {place}")
+
+
+def baseline_seed(space: str, name: str, place: int) -> int:
+    """The fresh seed that a confirmation gives a baseline, the same in every run."""
+    return seed_of(f"baseline {space} {name} {place}")
+
+
+def seed_of(text: str) -> int:
+    """32 bits of a text."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
     """One measured point of a learning curve.

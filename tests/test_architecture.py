@@ -15,13 +15,13 @@ LAYERS = [
     {"nas.store", "nas.judge", "nas.judge.*", "nas.execute.*", "nas.llm.*", "nas.progress", "nas.lookahead"},
     {"nas.admit", "nas.admit.*", "nas.train", "nas.train.*", "nas.propose"},
     {"nas.propose.*", "nas.standings", "nas.spending", "nas.inbox"},
-    {"nas.dossier", "nas.confirmed", "nas.control"},
+    {"nas.dossier", "nas.confirmed", "nas.control", "nas.submitted", "nas.improvements"},
     {"nas.flows", "nas.history", "nas.showing", "nas.propose.claude"},
     {"nas.strategy", "nas.asking"},
     {"nas.loop", "nas.testing", "nas.door", "nas.workplace"},
     {"nas.confirm"},
-    {"nas.leaderboard", "nas.estimate"},
-    {"nas.report", "nas.report.*"},
+    {"nas.leaderboard", "nas.estimate", "nas.submit", "nas.across"},
+    {"nas.report", "nas.report.*", "nas.export", "nas.export.*"},
     {"nas.search", "nas.steer", "nas.admit.__main__", "nas.mcp"},
 ]
 """Lowest first; a module may import from its own layer and those below."""

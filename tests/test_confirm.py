@@ -20,6 +20,7 @@ from nas.confirm import kept_folder
 from nas.judge.belief import BASELINE_SEEDS, FIRST_SEEDS, SEEDS
 from nas.leaderboard import main as leaderboard
 from nas.leaderboard import to_csv, to_json, to_markdown
+from nas.records import baseline_seed, finalist_seed
 from nas.search import main
 from nas.space import load
 from nas.standings import Records, board, read
@@ -56,6 +57,11 @@ def test_finalists_and_baselines_are_trained_again_with_fresh_seeds(records: Rec
     assert all(counts[candidate] in (FIRST_SEEDS, SEEDS) for candidate in finalists)
     top = len(records.config["ladder"]["steps"]) - 1
     assert all(row.rung == top and row.test is not None for row in seeds if row.point is not None)
+    names = {entry.candidate.id: entry.candidate.operator for entry in records.entries}
+    for row in seeds:
+        ours = finalist_seed(records.config["seed"], row.candidate, row.place)
+        theirs = baseline_seed("rings", names[row.candidate], row.place)
+        assert row.seed == (theirs if row.candidate in baselines else ours)
     used = {trial.seed for trial in records.trials}
     assert len({row.seed for row in seeds}) == len(seeds) and not used & {row.seed for row in seeds}
 
