@@ -263,7 +263,7 @@ class Engine:
 
         params, state, opt, _ = carry
         if state:
-            state = self._calibrated(params, state, opt)
+            state = self.calibrated(params, state, opt)
         if self._evaluate is None:
             lowered = jax.jit(self._evaluation()).lower(params, state, opt, *self._batch(self.validation, 0))
             self._evaluate = self._timed_compile(lowered, self.how.eval_level)
@@ -278,7 +278,7 @@ class Engine:
 
         params, state, opt, _ = carry
         if state:
-            state = self._calibrated(params, state, opt)
+            state = self.calibrated(params, state, opt)
         function, batch = jax.jit(self._evaluation(each=True)), functools.partial(self._batch, split)
         compiled = self._timed_compile(function.lower(params, state, opt, *batch(0)), self.how.eval_level)
         count = len(split.inputs) // self.space.recipe.eval_batch
@@ -298,7 +298,7 @@ class Engine:
 
         return evaluation
 
-    def _calibrated(self, params: Any, state: Any, opt: Any) -> Any:
+    def calibrated(self, params: Any, state: Any, opt: Any) -> Any:
         """The model's state after passing training batches through it at the averaged weights."""
         import jax
         from optax import contrib

@@ -1,0 +1,458 @@
+"""Export: modules that compute what the trained program computed, a folder that repeats its score, tables, curves."""
+
+import ast
+import csv
+import importlib.util
+import json
+import os
+import shutil
+import struct
+import subprocess
+import venv
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nas.admit.gate import check
+from nas.admit.trace import execute, functions
+from nas.export.__main__ import main
+from nas.export.events import crc32c, record, write_events
+from nas.export.source import evaluate, network, score
+from nas.export.tables import write_trials
+from nas.records import Real, Value
+from nas.search import main as search
+from nas.space import SearchSpace, load
+from nas.standings import read
+from nas.store import Store, StoreError
+from tests.report_runs import DIVERGED, STEPS, RunWriter
+
+SPACES = Path(__file__).parent / "spaces"
+RINGS = str(SPACES / "rings.py")
+PINNED = Path(__file__).parent.parent / "constraints.txt"
+
+DEEP = '''"""Twelve layers of one shape, whose order numbers and letters disagree on; "quoted" \\\\ and odd."""
+from nas.api import jax, jnp as numbers, nnx, real  # one line
+
+TUNABLES = {"rate": real(0.0, 0.5), "gain": real(0.5, 2.0, log=True)}
+# A remark that stays.
+
+
+def predict(h, gain):  # a name that an exported module has too
+    return gain * numbers.tanh(h)
+
+
+class Model(nnx.Module):
+    def __init__(self, spec, hp, *, rngs):
+        D = spec.width
+        self.embed = nnx.Linear(spec.channels, D, rngs=rngs)
+        self.layers = nnx.List(nnx.Linear(D, D, rngs=rngs) for _ in range(12))
+        self.norm = nnx.BatchNorm(D, rngs=rngs)
+        self.drop = nnx.Dropout(hp.rate, rngs=rngs)
+        self.head = nnx.Linear(D, spec.classes, rngs=rngs)
+        self.gain = hp.gain
+
+    def __call__(self, x):
+        h = self.norm(self.embed(x))
+        for layer in self.layers:
+            h = predict(layer(self.drop(h)), self.gain)
+        return self.head(h.mean(axis=1)), 0.1 * (h**2).mean()
+'''
+NOISY = '''"""Draws when it is evaluated, and two layers share a matrix."""
+from nas.api import jax, nnx
+
+
+class Model(nnx.Module):
+    def __init__(self, spec, hp, *, rngs):
+        self.first = nnx.Linear(spec.length, spec.length, rngs=rngs)
+        self.second = self.first
+        self.noise = rngs
+        self.head = nnx.Linear(spec.length, spec.classes, rngs=rngs)
+
+    def __call__(self, x):
+        h = self.second(jax.nn.tanh(self.first(x[:, :, 0])))
+        return self.head(h + jax.random.normal(self.noise.params(), h.shape))
+'''
+AROUND = f'''"""A space with a skeleton of its own."""
+from dataclasses import replace
+
+from nas.space import load
+
+OFFSET = 2.0
+
+
+def around(unit, spec, hp, *, rngs):
+    from flax import nnx
+
+    class Around(nnx.Module):
+        def __init__(self):
+            self.unit = unit(spec, hp, rngs=rngs)
+
+        def __call__(self, x):
+            return self.unit(x.repeat(spec.width, axis=-1)).mean(axis=(1, 2))[:, None] + OFFSET
+
+    return Around()
+
+
+SPACE = replace(load({str(SPACES / "toy_block.py")!r}), skeleton=around)
+'''
+CASES: dict[str, tuple[str, str | None, dict[str, Value]]] = {
+    "model at numbers of its own": ("rings", None, {"hidden": 16}),
+    "block in a skeleton": ("toy_block", None, {}),
+    "mixer in a skeleton, ids": ("toy_mixer", None, {}),
+    "state, dropout, a deep list, names in the way": ("rings", DEEP, {"rate": 0.25, "gain": 1.5}),
+    "noise and shared weights": ("rings", NOISY, {}),
+}
+
+
+def imported(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"exported_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def written(
+    space: SearchSpace, source: str, values: dict[str, Value], folder: Path
+) -> tuple[ModuleType, dict[str, str]]:
+    text, named = network(space, source, values, {}, "About: {load}.")
+    folder.joinpath("network.py").write_text(text)
+    return imported(folder / "network.py"), named
+
+
+def at(model: Any, name: str) -> Any:
+    """The array that a name of a file means in a network."""
+    for part in name.split("."):
+        model = model[int(part)] if part.isdecimal() else getattr(model, part)
+    return model[...]
+
+
+# ---- the module
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_exported_module_computes_what_the_trained_program_computes(case: str, tmp_path: Path) -> None:
+    import jax
+    from flax import nnx
+    from safetensors.numpy import save_file
+
+    name, source, values = CASES[case]
+    space = load(str(SPACES / f"{name}.py"))
+    source = source or list(space.baselines.values())[-1]
+    assert not check(source, space.scope).failures
+    traced = functions(space, execute(source, space.scope), SimpleNamespace(**values))
+    rng = np.random.default_rng(0)
+    leaves = [np.abs(rng.normal(size=leaf.shape)).astype(leaf.dtype) for leaf in (*traced.params, *traced.state)]
+    params, state = leaves[: len(traced.params)], leaves[len(traced.params) :]
+    module, named = written(space, source, values, tmp_path)
+    _, ours, _, rest = nnx.split(nnx.eval_shape(module.build), nnx.Param, nnx.RngState, ...)
+    names = module.array_names(ours) + module.array_names(rest)
+    save_file(dict(zip(names, leaves, strict=True)), tmp_path / "weights.safetensors")
+    model = getattr(module, named["load"])()
+    for name, leaf in zip(names, leaves, strict=True):
+        np.testing.assert_array_equal(at(model, name), leaf)
+    definition, given = nnx.split(model)
+    x = space.task.split("test").inputs[:16]
+
+    def outputs(given: Any, x: Any) -> tuple[Any, Any]:
+        ours = getattr(module, named["predict"])(nnx.merge(definition, given), x)
+        return ours, traced.apply(params, state, x, np.uint32(0), False)[0]
+
+    np.testing.assert_allclose(*jax.jit(outputs)(given, x), rtol=1e-5, atol=1e-6)
+
+
+def test_exported_module_reads_like_the_candidate(tmp_path: Path) -> None:
+    space = load(RINGS)
+    tunables = {"rate": Real(0.0, 0.5), "gain": Real(0.5, 2.0, log=True)}
+    text, named = network(space, DEEP, {"rate": 0.25, "gain": 1.5}, tunables, "How: {load}, {predict}.")
+    assert "gain=1.5,  # real(0.5, 2.0, log=True)" in text and "# A remark that stays." in text
+    assert "TUNABLES" not in text and "nas" not in {node.split(".")[0] for node in roots(text)}
+    assert roots(text) <= {"jax", "flax", "numpy", "pathlib", "types", "typing", "json"}
+    assert "How: load, predict_." in (ast.get_docstring(ast.parse(text)) or "")
+    assert named["predict"] == "predict_" and named["load"] == "load"
+
+
+def roots(text: str) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add((node.module or "").split(".")[0])
+    return found
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    space = load(RINGS)
+    module, _ = written(space, space.baselines["linear"], {}, tmp_path)
+    good = {"head.kernel": np.zeros((8, 2), np.float32), "head.bias": np.zeros(2, np.float32)}
+    for wrong in ({**good, "more": np.zeros(1)}, {**good, "head.bias": np.zeros(3, np.float32)}):
+        save_file(wrong, tmp_path / "weights.safetensors")
+        with pytest.raises(ValueError, match="another network|has shape"):
+            module.load()
+
+
+def test_reader_of_arrays_gives_what_was_written(tmp_path: Path) -> None:
+    import ml_dtypes
+    from safetensors.numpy import save_file
+
+    from nas.export.standalone import read_arrays
+
+    kinds = ["float64", "float32", "float16", "int64", "int8", "uint32", "uint8", "bool", ml_dtypes.bfloat16]
+    arrays = {f"a.{index}": np.arange(6).reshape(2, 3).astype(kind) for index, kind in enumerate(kinds)}
+    save_file({**arrays, "scalar": np.array(3.0)}, tmp_path / "some.safetensors", metadata={"a": "b"})
+    found = read_arrays(tmp_path / "some.safetensors")
+    assert found.pop("scalar").shape == ()
+    for name, array in arrays.items():
+        assert found[name].dtype == array.dtype and np.array_equal(found[name], array)
+
+
+@pytest.mark.parametrize("name", ["rings", "toy_block", "toy_mixer"])
+def test_score_is_copied_with_what_it_uses(name: str, tmp_path: Path) -> None:
+    space = load(str(SPACES / f"{name}.py"))
+    text = score(space)
+    (tmp_path / "score.py").write_text(text)
+    targets = space.task.split("test").targets[:8]
+    outputs = np.random.default_rng(0).normal(size=(8, *space.contract.output_shape)).astype(np.float32)
+    found = imported(tmp_path / "score.py").score(outputs, targets)
+    np.testing.assert_array_equal(found, space.task.score(outputs, targets))
+    assert "nas" not in roots(text) and "Grammar" not in text
+
+
+def test_what_cannot_stand_alone_is_refused_in_one_line(tmp_path: Path) -> None:
+    space = load(RINGS)
+    with pytest.raises(StoreError, match="optax") as caught:
+        score(replace(space, task=replace(space.task, score=space.task.loss)))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(StoreError, match="top of a file"):
+        score(replace(space, task=replace(space.task, score=lambda outputs, targets: outputs)))
+    again = DEEP.replace("self.gain = hp.gain", "self.gain = len(TUNABLES)")
+    with pytest.raises(StoreError, match="TUNABLES"):
+        network(space, again, {}, {}, "")
+    with pytest.raises(StoreError, match="nas.kernels"):
+        network(space, DEEP.replace("# A remark", "from nas.kernels import scan\n#"), {}, {}, "")
+
+
+def test_skeleton_of_the_space_is_copied(tmp_path: Path) -> None:
+    (tmp_path / "around.py").write_text(AROUND)
+    space = load(f"{tmp_path / 'around.py'}")
+    module, _ = written(space, space.baselines["mlp"], {}, tmp_path)
+    assert module.predict(module.build(), np.ones((2, 6, 1), np.float32)).shape == (2, 1)
+    assert "OFFSET = 2.0" in (tmp_path / "network.py").read_text()
+
+
+def test_script_is_python_and_imports_the_folder_alone() -> None:
+    text = evaluate({"load": "load_", "predict": "predict", "read_arrays": "read_arrays"})
+    assert roots(text) <= {"jax", "flax", "numpy", "pathlib", "typing", "sys", "json", "network", "score"}
+    assert "network.load_" in text
+
+
+# ---- the command
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run without a confirmation: a baseline, a candidate that was promoted, one that failed, one rejected."""
+    writer = RunWriter(tmp_path / "run", hurry=True)
+    first = writer.propose("random", idea="=1+1", parents=(), operator="sample")
+    (one, _) = writer.draw(first, "random", [0.5, 0.4])
+    writer.promote(one, first, 1, 0.75)
+    second = writer.propose("evolution", parents=(first,))
+    writer.draw(second, "evolution", [DIVERGED])
+    writer.store.close()
+    return tmp_path / "run"
+
+
+def test_candidate_that_is_not_confirmed_is_told_the_command(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(run), "1"]) == 2
+    told = capsys.readouterr().err
+    assert f"python -m nas.leaderboard {run} --confirm 5" in told and told.count("\n") == 1
+    assert main([str(run), "2"]) == 2
+    assert "has no score" in capsys.readouterr().err
+
+
+def test_wrong_arguments_are_told_in_one_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, told in (
+        ([str(run), "9"], "there is no candidate 9 in this run; ids go from 1 to 2"),
+        ([str(run.parent / "none"), "1"], "is no run"),
+        ([str(run), "--trials", str(run / "x.txt")], "must end in .csv or .parquet"),
+    ):
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert told in error and error.count("\n") == 1
+    for arguments in ([str(run)], [str(run), "--out", "there", "--trials", "a.csv"], [str(run), "one"]):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        error = capsys.readouterr().err
+        assert ended.value.code == 2 and error.count("\n") == 1 and error.startswith("nas.export: ")
+
+
+# ---- tables and curves
+
+
+def test_table_has_every_trial_with_its_scores_by_rung(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(run), "--trials", str(run / "t.csv")]) == 0
+    rows = list(csv.DictReader((run / "t.csv").read_text().splitlines()))
+    assert [row["trial"] for row in rows] == ["1", "2", "3"]
+    assert [row[f"score_at_{STEPS[0]}"] for row in rows] == ["0.5", "0.4", ""]
+    assert [row[f"score_at_{STEPS[1]}"] for row in rows] == ["0.75", "", ""]
+    assert rows[0]["name"] == "'=1+1" and rows[2]["failure"] == "train/diverged" and rows[2]["parents"] == "1"
+    assert json.loads(rows[0]["recipe"]) == {"lr": 0.02, "wd": 0.001}
+    assert rows[0]["params"] == "700" and rows[0]["rung"] == "1"
+
+
+def test_parquet_holds_the_same_or_says_what_it_needs(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = run / "t.parquet"
+    if importlib.util.find_spec("pyarrow") is None:
+        assert main([str(run), "--trials", str(path)]) == 2
+        assert "pip install" in capsys.readouterr().err and not path.exists()
+        return
+    from pyarrow import parquet  # pyright: ignore[reportMissingImports]
+
+    assert write_trials(read(Store(run)), path) == 3
+    table = parquet.read_table(path).to_pydict()
+    assert table["trial"] == [1, 2, 3] and table[f"score_at_{STEPS[1]}"] == [0.75, None, None]
+
+
+def test_checksum_is_that_of_the_standard() -> None:
+    assert crc32c(b"123456789") == 0xE3069283  # RFC 3720's polynomial, the usual check value
+    assert crc32c(bytes(32)) == 0x8A9136AA  # RFC 3720, appendix B.4
+    content = record(b"")
+    assert content[:8] == bytes(8) and len(content) == 16
+
+
+def test_event_files_hold_the_curves(run: Path) -> None:
+    assert write_events(read(Store(run)), run / "tb") == 2
+    files = sorted((run / "tb").rglob("events.out.tfevents.*"))
+    assert [path.parent.name for path in files] == ["trial-00001", "trial-00002"]
+    curve = list(events(files[0].read_bytes()))
+    validation = [
+        (step, round(values["validation/score"], 6)) for step, values in curve if "validation/score" in values
+    ]
+    assert validation == [(STEPS[0], 0.5), (STEPS[1], 0.75)]
+    steps = [step for step, values in curve if "train/loss" in values]
+    assert steps == sorted(steps) and len(steps) == 20 and steps[0] == 50 and steps[-1] == STEPS[1]
+
+
+def events(content: bytes) -> Iterator[tuple[int, dict[str, float]]]:
+    """The numbers in an event file; a reader of its own."""
+    while content:
+        (size,) = struct.unpack_from("<Q", content)
+        body, content = content[12 : 12 + size], content[16 + size :]
+        fields = dict(protobuf(body))
+        if 5 in fields:
+            values = [dict(protobuf(value)) for number, value in protobuf(fields[5]) if number == 1]
+            yield fields.get(2, 0), {value[1].decode(): struct.unpack("<f", value[2])[0] for value in values}
+
+
+def protobuf(content: bytes) -> Iterator[tuple[int, Any]]:
+    place = 0
+
+    def varint() -> int:
+        nonlocal place
+        value = shift = 0
+        while True:
+            byte = content[place]
+            place, value, shift = place + 1, value | (byte & 0x7F) << shift, shift + 7
+            if byte < 0x80:
+                return value
+
+    while place < len(content):
+        key = varint()
+        size = {0: 0, 1: 8, 2: 0, 5: 4}[key & 7]
+        if key & 7 == 0:
+            yield key >> 3, varint()
+            continue
+        size = size or varint()
+        yield key >> 3, content[place : place + size]
+        place += size
+
+
+# ---- the folder
+
+
+@pytest.fixture(scope="module")
+def confirmed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """A run that was confirmed, and its finalist."""
+    made = tmp_path_factory.mktemp("runs")
+    chosen = ["--space", RINGS, "--budget", "2", "--proposer", "evolution", "--confirm", "1"]
+    assert search([*chosen, "--results", str(made), "--name", "run"]) == 0
+    rows = read(Store(made / "run")).retrainings
+    baselines = {e.candidate.id for e in Store(made / "run").entries() if e.candidate.arm == "baseline"}
+    (finalist,) = {row.candidate for row in rows} - baselines
+    return made / "run", finalist
+
+
+@pytest.mark.slow
+def test_folder_gives_the_score_of_the_leaderboard(confirmed: tuple[Path, int], tmp_path: Path) -> None:
+    run, finalist = confirmed
+    assert main([str(run), str(finalist), "--out", str(tmp_path / "out")]) == 0
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    rows = [r for r in read(Store(run)).retrainings if r.candidate == finalist and r.point is not None]
+    best = max(rows, key=lambda row: row.point.score if row.point else 0.0)
+    assert best.test is not None and config["evaluation"]["score"] == best.test["score"]
+    text = "".join(p.read_text() for p in (tmp_path / "out").glob("*.[pmjt][ysx]*") if p.suffix != ".safetensors")
+    assert str(run) not in text and str(SPACES) not in text
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert card.startswith("---\n") and "model-index:" in card and f"value: {best.test['score']!r}" in card
+    assert main([str(run), str(finalist), "--out", str(tmp_path / "out"), "--no-data"]) == 0
+    assert not (tmp_path / "out" / "test.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_folder_that_is_not_an_export_is_left_alone(
+    confirmed: tuple[Path, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    assert main([str(confirmed[0]), str(confirmed[1]), "--out", str(tmp_path)]) == 2
+    assert "holds other files" in capsys.readouterr().err
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+@pytest.mark.slow
+def test_weights_that_are_missing_or_not_those_are_told(
+    confirmed: tuple[Path, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, finalist = tmp_path / "run", confirmed[1]
+    shutil.copytree(confirmed[0], run)
+    assert main([str(run), "1"]) == 2
+    assert "of which no weights are kept" in capsys.readouterr().err
+    files = sorted(run.glob("checkpoints/seed-*"))
+    shutil.copyfile(files[1], files[0])  # another seed's: it reads well and scores otherwise
+    assert main([str(run), str(finalist), "--seed", "0"]) == 2
+    assert "where the leaderboard says" in capsys.readouterr().err
+    assert not list(run.glob("export-*/*.py"))
+    for file in files:
+        file.unlink()
+    assert main([str(run), str(finalist)]) == 2
+    assert "weights of this candidate are missing" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_folder_works_where_jax_and_flax_alone_are_installed(confirmed: tuple[Path, int], tmp_path: Path) -> None:
+    run, finalist = confirmed
+    assert main([str(run), str(finalist), "--out", str(tmp_path / "out")]) == 0
+    venv.create(tmp_path / "clean", with_pip=True)
+    python = tmp_path / "clean" / "bin" / "python"
+    install = [str(python), "-m", "pip", "install", "--quiet", "--constraint", str(PINNED), "jax", "flax"]
+    subprocess.run(install, check=True, capture_output=True)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    done = subprocess.run(
+        [str(python), "evaluate.py"], cwd=tmp_path / "out", env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    absent = subprocess.run([str(python), "-c", "import nas"], cwd=tmp_path, env=environment, capture_output=True)
+    assert absent.returncode != 0
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    found = float(done.stdout.splitlines()[0].rsplit(" ", 1)[1])
+    assert abs(found - config["evaluation"]["score"]) <= 1e-6
+    config["evaluation"]["score"] += 0.0025  # an example more: the script must see it
+    (tmp_path / "out" / "config.json").write_text(json.dumps(config))
+    assert subprocess.run([str(python), str(tmp_path / "out" / "evaluate.py")], capture_output=True).returncode == 1
