@@ -29,13 +29,19 @@ from rich.text import Text
 
 from nas import confirmed, spending
 from nas.dossier import write_candidate
+from nas.judge import proxy
+from nas.judge.proxy import Proxy
 from nas.progress import counts, duration, one_line, plain_console, short
-from nas.standings import Arm, Board, Row, board, read
+from nas.records import to_plain
+from nas.standings import Arm, Board, Front, Row, board, read
 from nas.store import Store, StoreError
 
 RESULTS = Path("results/runs")
 """Where runs are looked for by name."""
 
+_SIZES = {"params": "params", "flops": "FLOPs"}
+FRONT = 12
+"""Candidates of a front in the caption, from the best down; the page and JSON have them all."""
 MESSAGES = 5
 """Messages of people under a table, the last ones."""
 TOP = 20
@@ -93,11 +99,40 @@ def caption(board: Board) -> list[str]:
         f"rejected {counts(board.rejected)} · failed trials {counts(board.failed)}",
         f"arms: {'; '.join(arms) or 'none'}",
         f"lift over random: {_lifts(board.arms)}",
+        *_front_lines(board),
+        *proxy.lines(board.proxy, _steps(board), board.config["ladder"].get("eta") or 4),
         *(confirmed.notes(board) if board.confirmed else ()),
         *(spending.lines(board.spending) if board.spending else ()),
         *_told(board.messages),
     ]
     return [one_line(line) for line in lines]
+
+
+def _front_lines(board: Board) -> list[str]:
+    """Quality against size at the highest rung that a candidate has a score at."""
+    top = max((one.rung for one in board.front if one.results), default=None)
+    if top is None:
+        return []
+    head = (
+        "front (p: params, f: FLOPs): nobody at the same rung is both better and smaller. Hypervolume: in "
+        f"{board.config['metric']} × doublings of size, from the worst baseline's score and twice the largest size."
+    )
+    return [head, *(_front_line(one, board) for one in board.front if one.rung == top)]
+
+
+def _front_line(front: Front, board: Board) -> str:
+    digits = board.config["decimals"]
+    shown = front.points[-FRONT:]
+    points = ", ".join(f"{candidate} ({score:.{digits}f}, {short(size)})" for candidate, size, score in shown)
+    hidden = len(front.points) - len(shown)
+    smaller = f"{hidden} smaller, " if hidden else ""
+    area = f"hypervolume {front.hypervolume:.{digits}f}, of the baselines alone {front.baselines:.{digits}f}"
+    return f"front at {_steps(board)[front.rung]:,} steps against {_SIZES[front.measure]}: {smaller}{points} · {area}"
+
+
+def _on_front(row: Row, board: Board) -> list[str]:
+    """Measures by which no candidate at a row's rung is both better and smaller."""
+    return [one.measure for one in board.front if one.rung == row.rung and row.candidate in one.candidates]
 
 
 def _told(messages: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -151,13 +186,14 @@ _COLUMNS = (
     _Column("delta", "Δσ"),
     _Column("params", "params"),
     _Column("flops", "FLOPs"),
+    _Column("front", "front", right=False),
     _Column("lr", "lr"),
     _Column("parents", "parents", right=False),
 )
 _CONFIRMED = tuple(
     _Column(key, heading, right=key not in ("name", "arm", "claim", "rank")) for key, heading in confirmed.COLUMNS
 )
-_DROPPED = ("parents", "lr", "flops", "error", "params", "seeds", "rank")
+_DROPPED = ("parents", "lr", "front", "flops", "error", "params", "seeds", "rank")
 """Columns that go, in this order, where the terminal is too narrow."""
 _NAME_CELLS = 24
 """A column is dropped rather than names be cut shorter than this."""
@@ -179,6 +215,7 @@ def _cells(row: Row, board: Board) -> dict[str, str]:
         "delta": "–" if row.delta is None else f"{row.delta:+.1f}",
         "params": "–" if row.params is None else short(row.params),
         "flops": "–" if row.flops is None else short(row.flops),
+        "front": " ".join(measure[0] for measure in _on_front(row, board)),
         "lr": "–" if row.lr is None else f"{row.lr:.2g}",
         "parents": " ".join(map(str, row.parents)),
     }
@@ -186,7 +223,7 @@ def _cells(row: Row, board: Board) -> dict[str, str]:
 
 _FACTS = (
     "rank", "candidate", "name", "arm", "rung", "steps", "search_score", "standard_error", "seeds", "delta_sigmas",
-    "params", "flops", "lr", "trial", "parents",
+    "params", "flops", "front", "lr", "trial", "parents",
 )  # fmt: skip
 
 
@@ -200,6 +237,7 @@ def _facts(row: Row, board: Board) -> dict[str, Any]:
         "delta_sigmas": None if row.delta is None else round(row.delta, 2),
         "lr": None if row.lr is None else float(f"{row.lr:.6g}"),
         "parents": list(row.parents),
+        "front": _on_front(row, board),
         **confirmed.facts(confirmed.by_candidate(board).get(row.candidate), board),
     }
 
@@ -351,9 +389,34 @@ def to_json(board: Board, top: int | None = None) -> str:
         "rejected": dict(board.rejected),
         "failed": dict(board.failed),
         "caption": caption(board),
+        "proxy": [_proxy_facts(one, board) for one in board.proxy],
+        "fronts": [_front_facts(one, board) for one in board.front],
         "rows": [_facts(row, board) for row in _chosen(board, top)],
     }
     return json.dumps(plain, indent=1, sort_keys=True) + "\n"
+
+
+def _proxy_facts(one: Proxy, board: Board) -> dict[str, Any]:
+    """A pair of rungs, in training steps, with as many digits as mean something."""
+    plain = to_plain(one)
+    for key in ("tau", "of_all", "loss"):
+        plain[key] = plain[key] and {end: round(value, 4) for end, value in plain[key].items()}
+    steps = {key: _steps(board)[plain[key]] for key in ("lower", "upper")}
+    return plain | steps | {"by_chance": round(one.by_chance, 2), "verdict": one.verdict}
+
+
+def _front_facts(one: Front, board: Board) -> dict[str, Any]:
+    digits = board.config["decimals"]
+    return {
+        "steps": _steps(board)[one.rung],
+        "measure": one.measure,
+        "candidates": list(one.candidates),
+        "reference": [one.reference[0], round(one.reference[1], digits)],
+        "hypervolume": round(one.hypervolume, digits),
+        "hypervolume_of_baselines": round(one.baselines, digits),
+        "growth": [[results, trial, round(area, digits)] for results, trial, area in one.growth],
+        "results": one.results,
+    }
 
 
 # ---- the command line

@@ -15,8 +15,11 @@ from typing import Any
 import numpy as np
 
 from nas.judge.belief import Belief, Retrained, assess
+from nas.judge.front import growth, pareto
 from nas.judge.lift import Lift, Sample, lifts
 from nas.judge.noise import SeedNoise, seed_sigma
+from nas.judge.proxy import Proxy, proxies
+from nas.judge.rungs import Result
 from nas.llm.ledger import Settled
 from nas.llm.transcript import Transcript
 from nas.progress import one_line
@@ -24,6 +27,8 @@ from nas.records import Failure, Retraining, Trial
 from nas.spending import Spending, spending
 from nas.store import Entry, Score, Store, StoreError, Task
 
+MEASURES = ("params", "flops")
+"""What quality is set against in a front: numbers of a program's cost, at its default tunables."""
 _CONFIG = ("space_name", "space_version", "metric", "maximize", "decimals", "ladder", "budget")
 
 
@@ -124,6 +129,40 @@ class Confirmed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Front:
+    """Quality against size at one rung: who is on the front, and how the area that it dominates grew.
+
+    Attributes:
+      rung: where scores are compared; those of two rungs never are.
+      measure: one of `MEASURES`; less is better.
+      points: (candidate, size, score) that no other beats in both, from the smallest to the best, baselines among them.
+      reference: size and score from which the area is counted: twice the largest size, so that the largest counts too,
+        and the worst baseline's score, or where there is none the worst of all.
+      baselines: area of the baselines alone, in units of the score times doublings of the size.
+      growth: (results of the search so far, trial, area) whenever the area grew, baselines included.
+      results: of the search at the rung, in all.
+    """
+
+    rung: int
+    measure: str
+    points: tuple[tuple[int, float, float], ...]
+    reference: tuple[float, float]
+    baselines: float
+    growth: tuple[tuple[int, int, float], ...]
+    results: int
+
+    @property
+    def candidates(self) -> tuple[int, ...]:
+        """Ids of those on the front."""
+        return tuple(candidate for candidate, _, _ in self.points)
+
+    @property
+    def hypervolume(self) -> float:
+        """The area at the end."""
+        return self.growth[-1][2] if self.growth else self.baselines
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Board:
     """A leaderboard with what its caption needs.
 
@@ -142,6 +181,8 @@ class Board:
       messages: what people and other programs told the search, in order.
       confirmed: what fresh seeds and the test split say, best first.
       accesses: how often each split was looked at.
+      proxy: how far each rung stands for each higher one, in the search's own trials.
+      front: quality against size, by rung and measure.
     """
 
     config: Mapping[str, Any]
@@ -158,6 +199,8 @@ class Board:
     messages: Sequence[Mapping[str, Any]] = ()
     confirmed: Sequence[Confirmed] = ()
     accesses: Mapping[str, int] = field(default_factory=dict)
+    proxy: Sequence[Proxy] = ()
+    front: Sequence[Front] = ()
 
 
 # ---- from the store to rows
@@ -316,6 +359,8 @@ def board(records: Records) -> Board:
         rows=rows,
         confirmed=confirmed(records, rows),
         accesses=records.accesses,
+        proxy=proxy(records),
+        front=fronts(records),
         references={rung: against for rung, against in found if against is not None},
         spent=sum(entry.program is not None and entry.candidate.id in tried for entry in ours),
         trials=len(records.trials),
@@ -374,6 +419,90 @@ def confirmed(records: Records, rows: Sequence[Row]) -> tuple[Confirmed, ...]:
 def _search_score(row: Row, top: int) -> float | None:
     """The score that a finalist was chosen by, where fresh seeds can be compared with it: at the top rung."""
     return row.score if row.arm != "baseline" and row.rung == top else None
+
+
+def by_rung(records: Records) -> dict[int, list[float | None]]:
+    """Each candidate's score at every rung: of its best trial there, of a baseline the mean over its seeds."""
+    owner = {trial.id: trial.candidate for trial in records.trials}
+    rungs = range(len(records.config["ladder"]["steps"]))
+    found: dict[int, list[float | None]] = {}
+    for score in records.scores:
+        value = number(score)
+        if value is not None and score.trial in owner and score.rung in rungs:
+            mine = found.setdefault(owner[score.trial], [None for _ in rungs])
+            before = mine[score.rung]
+            better = before is None or records.sign * (value - before) > 0
+            mine[score.rung] = value if better else before
+    for rung in rungs:
+        for candidate, seeds in baseline_seeds(records, rung).items():
+            found[candidate][rung] = fmean(seeds.values())
+    return found
+
+
+def fronts(records: Records) -> tuple[Front, ...]:
+    """Quality against size at every rung with a score, by each measure."""
+    scores = by_rung(records)
+    rungs = range(len(records.config["ladder"]["steps"]))
+    found = (_front(records, scores, rung, measure) for rung in rungs for measure in MEASURES)
+    return tuple(one for one in found if one is not None)
+
+
+def _front(records: Records, scores: Mapping[int, Sequence[float | None]], rung: int, measure: str) -> Front | None:
+    sizes, sign = _sizes(records, measure), records.sign
+    baselines = {entry.candidate.id for entry in records.entries if entry.candidate.arm == "baseline"}
+    owner, candidates = {trial.id: trial.candidate for trial in records.trials}, sizes.keys() - baselines
+    means = {c: at for c in sorted(baselines & sizes.keys() & scores.keys()) if (at := scores[c][rung]) is not None}
+    ours = [
+        (score.trial, owner[score.trial], at)
+        for score in sorted(records.scores, key=lambda score: (score.slot, score.trial))
+        if score.rung == rung and owner.get(score.trial) in candidates and (at := number(score)) is not None
+    ]
+    if not means and not ours:
+        return None
+    everyone = [*means.items(), *((candidate, at) for _, candidate, at in ours)]
+    known = [(c, sizes[c], at) for c in sorted(scores.keys() & sizes.keys()) if (at := scores[c][rung]) is not None]
+    reference = (
+        2.0 * max(1, *(sizes[c] for c, _ in everyone)),
+        sign * min(sign * at for at in means.values() or [at for _, _, at in ours]),
+    )
+    points = [(math.log2(max(sizes[c], 1)), -sign * at) for c, at in everyone]
+    areas = growth(points, (math.log2(reference[0]), -sign * reference[1]))
+    before = areas[len(means) - 1] if means else 0.0
+    grown = []
+    for place, ((trial, _, _), area) in enumerate(zip(ours, areas[len(means) :], strict=True), 1):
+        if area > (grown[-1][2] if grown else before):
+            grown.append((place, trial, area))
+    return Front(
+        rung=rung,
+        measure=measure,
+        points=tuple(known[i] for i in pareto([(size, -sign * at) for _, size, at in known])),
+        reference=reference,
+        baselines=before,
+        growth=tuple(grown),
+        results=len(ours),
+    )
+
+
+def _sizes(records: Records, measure: str) -> dict[int, int]:
+    costs = ((entry.candidate.id, (entry.program or {}).get("cost", {}).get(measure)) for entry in records.entries)
+    return {candidate: size for candidate, size in costs if size is not None}
+
+
+def proxy(records: Records) -> tuple[Proxy, ...]:
+    """How far each rung stands for each higher one, in the trials of the search: baselines climb without selection."""
+    owner = {trial.id: trial.candidate for trial in records.trials if trial.arm != "baseline"}
+    rungs: list[list[Result]] = [[] for _ in records.config["ladder"]["steps"]]
+    for score in records.scores:
+        lost = score.failure is not None and score.failure.blame == "machine"
+        if score.trial in owner and score.rung < len(rungs) and not lost:
+            rungs[score.rung].append(Result(trial=score.trial, candidate=owner[score.trial], score=number(score)))
+    ladder = records.config["ladder"]
+    return tuple(proxies(rungs, ladder.get("eta") or 4, records.config["maximize"]))
+
+
+def number(score: Score) -> float | None:
+    """The score, if there is one that is a number."""
+    return score.point.score if score.point is not None and math.isfinite(score.point.score) else None
 
 
 def untraced(tasks: Sequence[Task]) -> dict[int, Failure]:

@@ -1,5 +1,6 @@
 import contextlib
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -299,7 +300,7 @@ def test_table_of_80_columns_has_whole_headings_and_names(records: Records) -> N
     lines = table(board(records), 80).splitlines()
     header = next(line for line in lines if "idea or name" in line)
     assert header.split() == ["#", "id", "idea", "or", "name", "arm", "rung", "score", "n", "Δσ", "params"]
-    assert "params  FLOPs      lr  parents" in table(board(records), 140)
+    assert "params  FLOPs  front      lr  parents" in table(board(records), 140)
 
 
 def test_top_keeps_the_baselines_and_says_what_is_missing(records: Records) -> None:
@@ -308,6 +309,46 @@ def test_top_keeps_the_baselines_and_says_what_is_missing(records: Records) -> N
     assert "22 more candidates are not shown" in text
     assert "not shown;" not in table(board(records), 80, top=None)
     assert len(json.loads(to_json(board(records), 2))["rows"]) == 6
+
+
+def test_front_is_marked_and_its_area_said(records: Records) -> None:
+    made = board(records)
+    plain = json.loads(to_json(made))
+    rows = {row["candidate"]: row for row in plain["rows"]}
+    sizes = {c: row["params"] for c, row in rows.items() if row["rung"] == 2}
+    for candidate, size in sizes.items():
+        better = [c for c in sizes if sizes[c] <= size and rows[c]["search_score"] > rows[candidate]["search_score"]]
+        assert ("params" in rows[candidate]["front"]) == (not better)
+    (top,) = [one for one in plain["fronts"] if (one["steps"], one["measure"]) == (STEPS[2], "params")]
+    assert top["hypervolume"] == top["growth"][-1][2] > top["hypervolume_of_baselines"] > 0
+    assert f"hypervolume {top['hypervolume']:.4f}, of the baselines alone" in "\n".join(caption(made))
+
+
+def test_area_of_a_front_counts_the_search_in_its_order(records: Records) -> None:
+    for one in board(records).front:
+        areas = [one.baselines, *(area for _, _, area in one.growth)]
+        assert areas == sorted(set(areas)) and [n for n, _, _ in one.growth] == sorted({n for n, _, _ in one.growth})
+        assert one.results >= len(one.growth)
+
+
+def test_rungs_are_compared_without_baselines_and_machine_failures(records: Records) -> None:
+    pairs = {(one.lower, one.upper): one for one in board(records).proxy}
+    owners = {trial.id: trial for trial in records.trials if trial.arm != "baseline"}
+    both = {s.trial for s in records.scores if s.rung == 1 and s.point} & owners.keys()
+    assert pairs[0, 1].trials == len(both) and pairs[0, 1].candidates == len({owners[t].candidate for t in both})
+    assert pairs[0, 1].failed == 1, "the draw of the tune arm diverged at the second rung"
+    machine = Failure(stage="machine", rule="lost", message="lost", blame="machine")
+    lost = [dataclasses.replace(s, failure=machine) if s.failure else s for s in records.scores]
+    assert board(change(records, scores=lost)).proxy[0].failed == 0
+
+
+def test_caption_says_how_far_each_rung_can_be_trusted(records: Records) -> None:
+    text = "\n".join(caption(board(records)))
+    assert "250 → 1,000 steps: τ " in text and "250 → 4,000 steps: τ ?" in text
+    assert "whether 1,000 steps can be pruned on is not known: too few candidates" in text
+    assert "no two trials of the search have scores at two rungs" in "\n".join(
+        caption(board(change(records, scores=[])))
+    )
 
 
 @pytest.mark.parametrize("form", ["table", "markdown", "csv", "json", "show"])
@@ -320,7 +361,7 @@ def test_hostile_text_does_nothing(run: Path, form: str) -> None:
     if form == "markdown":
         assert "<script" not in text and "http://" not in text and not re.search(r"(?<!\\)[`\[]", text)
         rows = [line for line in text.splitlines() if line.startswith("|")]
-        assert {len(re.findall(r"(?<!\\)\|", line)) for line in rows} == {14}
+        assert {len(re.findall(r"(?<!\\)\|", line)) for line in rows} == {15}
 
 
 @pytest.mark.parametrize("idea", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\x00=1"])

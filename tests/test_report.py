@@ -17,16 +17,18 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 
 from nas.leaderboard import summary
+from nas.records import Point, Retraining
 from nas.report import figures
 from nas.report.__main__ import look, main
 from nas.report.page import embedded, policy, render
 from nas.report.server import Server
 from nas.report.snapshot import SOURCES_BYTES, snapshot, thinned
-from nas.standings import Records, board, rank, read
+from nas.standings import Records, board, by_rung, fronts, rank, read
 from nas.store import Store
 from tests.report_runs import DIVERGED, HOSTILE, REJECTED, RunWriter, write_search
 
@@ -82,30 +84,34 @@ def test_records_are_better_than_all_before_at_their_rung(records: Records) -> N
     assert len([v for v in best.values() if v > 0]) == 3
 
 
+def ahead_of(records: Records, rung: int) -> list[int]:
+    return next(list(one.candidates) for one in fronts(records) if (one.rung, one.measure) == (rung, "params"))
+
+
 def test_lower_is_better_turns_records_and_front(records: Records) -> None:
     turned = dataclasses.replace(records, config={**records.config, "maximize": False})
     steps = figures.progress(turned)
     assert (
         min(step.score for step in steps if step.rung == 0) == [s.score for s in steps if s.rung == 0 and s.record][-1]
     )
-    scores = figures.by_rung(turned)
-    ahead = figures.front(turned, scores, 0, "params")
+    scores = by_rung(turned)
+    ahead = ahead_of(turned, 0)
     assert scores[ahead[-1]][0] == min(score for of in scores.values() if (score := of[0]) is not None)
 
 
 def test_front_holds_exactly_those_that_nobody_beats(records: Records) -> None:
-    scores = figures.by_rung(records)
+    scores = by_rung(records)
     sizes = {e.candidate.id: e.program["cost"]["params"] for e in records.entries if e.program}
     known = {c: (sizes[c], of[0]) for c, of in scores.items() if of[0] is not None}
     free = [
         c for c, (size, score) in known.items()
         if not any(s <= size and at >= score and (s, at) != (size, score) for s, at in known.values())
     ]  # fmt: skip
-    assert figures.front(records, scores, 0, "params") == sorted(free, key=lambda c: known[c])
+    assert ahead_of(records, 0) == sorted(free, key=lambda c: known[c])
 
 
 def test_baseline_stands_by_the_mean_of_its_seeds_at_every_rung(records: Records) -> None:
-    scores = figures.by_rung(records)
+    scores = by_rung(records)
     for rung in range(3):
         mine = [s.point.score for s in records.scores if s.rung == rung and s.trial in (1, 2, 3) and s.point]
         assert scores[1][rung] == pytest.approx(fmean(mine)) and len(mine) == 3
@@ -142,6 +148,48 @@ def test_rows_are_those_of_the_leaderboard(records: Records, plain: dict[str, An
     assert [r["score"] for r in plain["rows"]] == pytest.approx([r.score for r in rows], rel=1e-5)
     keys = {column["key"] for column in plain["columns"]}
     assert all(keys <= row.keys() for row in plain["rows"])
+
+
+def test_every_pair_of_rungs_is_there_with_its_verdict(records: Records, plain: dict[str, Any]) -> None:
+    assert [(one["lower"], one["upper"]) for one in plain["proxies"]] == [(0, 1), (0, 2), (1, 2)]
+    for one, told in zip(plain["proxies"], board(records).proxy, strict=True):
+        assert one["verdict"] == told.verdict and (one["sentence"] is None) == (told.upper - told.lower > 1)
+
+
+def test_area_of_a_front_never_shrinks_and_is_that_of_the_board(records: Records, plain: dict[str, Any]) -> None:
+    for one, told in zip(plain["areas"], board(records).front, strict=True):
+        areas = [one["baselines"], *(area for _, _, area in one["growth"])]
+        assert areas == sorted(areas) and areas[-1] == pytest.approx(told.hypervolume, rel=1e-5)
+        assert plain["fronts"][one["rung"]][one["measure"]] == list(told.candidates)
+
+
+def confirmed_records(records: Records) -> Records:
+    """The same run after a confirmation of its best candidate and all baselines."""
+    rng = np.random.default_rng(0)
+    rows = rank(records)
+    chosen = [row for row in rows if row.arm == "baseline"] + [next(row for row in rows if row.arm != "baseline")]
+    again, tests = [], {}
+    for row in chosen:
+        for place in range(5):
+            again.append(Retraining(
+                candidate=row.candidate, purpose="seeds", place=place, rung=2, values={}, recipe={}, seed=place,
+                point=Point(step=4000, train_loss=0.1, loss=0.1, score=row.score + 0.001 * place), test={"score": 0.0},
+            ))  # fmt: skip
+            tests[row.candidate, place] = (rng.random(400) < row.score).astype(float)
+    return dataclasses.replace(records, retrainings=again, tests=tests)
+
+
+def test_confirmation_has_its_columns_and_says_what_is_confirmed(records: Records, plain: dict[str, Any]) -> None:
+    again = snapshot(confirmed_records(records))
+    fresh = [c["key"] for c in again["columns"] if c not in plain["columns"]]
+    assert fresh == ["claim", "test", "places", "fresh", "fresh_seeds", "luck", "reuse"]
+    told = [row for row in again["rows"] if "test" in row]
+    assert len(told) == 5 and all(row["fresh_seeds"] == 5 and len(row["test"]) == 2 for row in told)
+    best = again["confirmed"]["best"]
+    assert best["test"] == next(row["test"] for row in told if row["candidate"] == best["candidate"])
+    assert again["confirmed"]["baseline"]["name"] in ("cnn", "gru", "mlp", "linear")
+    assert "1 candidate and 4 baselines were trained again" in again["state"]["label"]
+    assert plain["confirmed"] is None and not any("test" in row for row in plain["rows"])
 
 
 def test_scores_are_called_unconfirmed(records: Records, plain: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """The figures behind the page's charts, from a run's records: plain arithmetic, nothing is drawn here.
 
-Baselines are what others are compared with, so they are no part of the progress and the ladder's counts;
-in a front they stand by the mean over their seeds. Figures are of scores that the search chose by, and claim nothing.
+Baselines are what others are compared with, so they are no part of the progress and the ladder's counts. Figures are
+of scores that the search chose by, and claim nothing.
 """
 
 import math
@@ -10,14 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import accumulate
-from statistics import fmean
 
 from nas.records import Failure
-from nas.standings import Records, baseline_seeds, reason, untraced
-from nas.store import Entry, Score
-
-MEASURES = ("params", "flops")
-"""What quality is set against in a front: numbers of a program's cost."""
+from nas.standings import Records, number, reason, untraced
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +70,7 @@ def progress(records: Records) -> list[Step]:
     best: dict[int, float] = {}
     steps = []
     for score in sorted(records.scores, key=lambda score: (score.slot, score.trial, score.rung)):
-        value = _value(score)
+        value = number(score)
         if value is None or owner.get(score.trial, 0) in {0} | baselines:
             continue
         record = records.sign * value > best.get(score.rung, -math.inf)
@@ -86,52 +81,13 @@ def progress(records: Records) -> list[Step]:
     return steps
 
 
-def by_rung(records: Records) -> dict[int, list[float | None]]:
-    """Each candidate's score at every rung: of its best trial there, of a baseline the mean over its seeds."""
-    owner = {trial.id: trial.candidate for trial in records.trials}
-    rungs = range(len(records.config["ladder"]["steps"]))
-    found: dict[int, list[float | None]] = {}
-    for score in records.scores:
-        value = _value(score)
-        if value is not None and score.trial in owner and score.rung in rungs:
-            mine = found.setdefault(owner[score.trial], [None for _ in rungs])
-            before = mine[score.rung]
-            better = before is None or records.sign * (value - before) > 0
-            mine[score.rung] = value if better else before
-    for rung in rungs:
-        for candidate, seeds in baseline_seeds(records, rung).items():
-            found[candidate][rung] = fmean(seeds.values())
-    return found
-
-
-def front(records: Records, scores: Mapping[int, Sequence[float | None]], rung: int, measure: str) -> list[int]:
-    """Candidates that no other beats in both score and size, from the smallest to the best.
-
-    Args:
-      records: of a run.
-      scores: of each candidate by rung, see `by_rung`.
-      rung: where scores are compared; those of two rungs never are.
-      measure: one of `MEASURES`; less is better.
-    """
-    sizes = {e.candidate.id: size for e in records.entries if (size := _cost(e).get(measure)) is not None}
-    here = (
-        (sizes[c], -records.sign * at, c) for c, of in scores.items() if c in sizes and (at := of[rung]) is not None
-    )
-    best, ahead = math.inf, []
-    for _, loss, candidate in sorted(here):
-        if loss < best:
-            best = loss
-            ahead.append(candidate)
-    return ahead
-
-
 def ladder(records: Records) -> list[Level]:
     """The rungs with the number of trials that reached them."""
     baselines = _baselines(records)
     owner = {trial.id: trial.candidate for trial in records.trials}
     ours = [score for score in records.scores if owner.get(score.trial, 0) not in {0} | baselines]
-    scored = Counter(score.rung for score in ours if _value(score) is not None)
-    failed = Counter(score.rung for score in ours if _value(score) is None)
+    scored = Counter(score.rung for score in ours if number(score) is not None)
+    failed = Counter(score.rung for score in ours if number(score) is None)
     failed[0] += len(untraced(records.tasks))
     reached, running = Counter[int](), Counter[int]()
     for task in records.tasks:
@@ -220,12 +176,3 @@ def _counted(found: Sequence[tuple[int, Failure]]) -> list[Reason]:
 
 def _baselines(records: Records) -> set[int]:
     return {entry.candidate.id for entry in records.entries if entry.candidate.arm == "baseline"}
-
-
-def _cost(entry: Entry) -> Mapping[str, int]:
-    return (entry.program or {}).get("cost", {})
-
-
-def _value(score: Score) -> float | None:
-    """The score, if there is one that is a number."""
-    return score.point.score if score.point is not None and math.isfinite(score.point.score) else None

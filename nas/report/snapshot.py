@@ -8,11 +8,14 @@ there. The table of the leaderboard is described by its columns, so a further co
     run          name, space, metric, ladder, budget, versions, machine
     state        summary, notices (what a reader must know before the figures), open_tasks, unreadable
     totals       proposed, rejected, spent, trials, cpu_s
+    confirmed    what fresh seeds and the test split say of the best candidate and the best baseline; null before
     columns      of the leaderboard: key, heading, title, kind (see `Column`), digits
     rows         of the leaderboard, best first: values by column key, and `candidate`
     references   by rung the best baseline, or null
     progress     results in the order of decisions: [trial, candidate, rung, score, record]
     fronts       by rung and measure: ids of the candidates on the front
+    areas        by rung and measure: what the front dominates, whenever it grew
+    proxies      for each pair of rungs: how well the lower orders trials, and what a cut there loses
     candidates   each with idea, origin, verdict, cost, trials with curves, what its writer claimed
     ladder, rejected, failed, arms, promoted_by, forecasts, cost, stages, messages
     sources      text by candidate; the last ones are left out where all are too large, see `SOURCES_BYTES`
@@ -25,13 +28,15 @@ from decimal import Decimal
 from statistics import fmean
 from typing import Any
 
+from nas.confirmed import by_candidate, claim
 from nas.judge import forecast
+from nas.judge.proxy import Proxy, sentence
 from nas.leaderboard import UNCONFIRMED, summary
 from nas.progress import one_line, visible
 from nas.records import Failure, Trial, to_plain
 from nas.report import figures
 from nas.spending import evidence
-from nas.standings import Arm, Board, Records, Row, board, untraced
+from nas.standings import MEASURES, Arm, Board, Front, Records, Row, board, by_rung, untraced
 from nas.store import Entry, Score, Task
 
 CONTRACT = 1
@@ -51,7 +56,8 @@ class Column:
       heading: as short as can be.
       title: what it means, in a sentence.
       kind: `candidate` (an id, a link), `candidates` (several), `text`, `rung` (an index), `count` (a whole number,
-        shortened), `number` (with `digits`), `signed` (with its sign), `real` (three significant digits).
+        shortened), `number` (with `digits`), `signed` (with its sign), `real` (three significant digits), `range`
+        ([first, last]), `estimate` ([value, standard error or null], with `digits`), `change` (the same, signed).
       digits: after the point.
     """
 
@@ -65,7 +71,7 @@ class Column:
 def snapshot(records: Records) -> dict[str, Any]:
     """Everything that the page shows of a run; see the module's docstring."""
     made = board(records)
-    scores = figures.by_rung(records)
+    scores = by_rung(records)
     config = records.config
     return _finite(
         {
@@ -73,11 +79,14 @@ def snapshot(records: Records) -> dict[str, Any]:
             "run": _run(config),
             "state": _state(records, made),
             "totals": _totals(records, made),
-            "columns": [to_plain(column) for column in columns(config)],
-            "rows": [_row(row) for row in made.rows],
+            "confirmed": _confirmed(made),
+            "columns": [to_plain(column) for column in columns(config, confirmed=bool(made.confirmed))],
+            "rows": [_row(row) | _told_again(made, row.candidate) for row in made.rows],
             "references": [_reference(made, rung) for rung in range(len(config["ladder"]["steps"]))],
             "progress": [[s.trial, s.candidate, s.rung, s.score, s.record] for s in figures.progress(records)],
-            "fronts": _fronts(records, scores),
+            "fronts": _fronts(made),
+            "areas": [_area(one) for one in made.front],
+            "proxies": [_proxy(one, made) for one in made.proxy],
             "candidates": _candidates(records, scores),
             "ladder": to_plain(figures.ladder(records)),
             "rejected": [_reason(one) for one in figures.rejections(records)],
@@ -104,8 +113,8 @@ def unreadable(config: Mapping[str, Any], message: str) -> dict[str, Any]:
     return plain | {"state": plain["state"] | told}
 
 
-def columns(config: Mapping[str, Any]) -> list[Column]:
-    """The leaderboard's columns, in order. Whoever confirms adds theirs here and in `_row`."""
+def columns(config: Mapping[str, Any], *, confirmed: bool = False) -> list[Column]:
+    """The leaderboard's columns, in order; those of fresh seeds and the test split if there are any."""
     digits = config["decimals"]
     score = f"{config['metric']} on validation, {'higher' if config['maximize'] else 'lower'} is better; {UNCONFIRMED}"
     return [
@@ -113,6 +122,7 @@ def columns(config: Mapping[str, Any]) -> list[Column]:
         Column(key="candidate", heading="id", title="candidate; opens its page", kind="candidate"),
         Column(key="name", heading="idea or name", title="first words of its docstring; of a baseline its name"),
         Column(key="arm", heading="arm", title="who wrote it"),
+        *(_fresh_columns(digits) if confirmed else ()),
         Column(key="rung", heading="rung", title="highest rung with a score, in training steps", kind="rung"),
         Column(key="score", heading="score", title=score, kind="number", digits=digits),
         Column(
@@ -127,6 +137,30 @@ def columns(config: Mapping[str, Any]) -> list[Column]:
         Column(key="flops", heading="FLOPs", title="of an inference on one example, at default tunables", kind="count"),
         Column(key="lr", heading="lr", title="learning rate of the trial", kind="real"),
         Column(key="parents", heading="parents", title="what it was made from", kind="candidates"),
+    ]  # fmt: skip
+
+
+def _fresh_columns(digits: int) -> list[Column]:
+    return [
+        Column(key="claim", heading="claim", title="better than every baseline on test, after Holm over the finalists"),
+        Column(
+            key="test", heading="test", kind="estimate", digits=digits,
+            title="mean on the test split over fresh seeds ± standard error",
+        ),
+        Column(key="places", heading="places", title="that the test score allows: all pairs, after Holm", kind="range"),
+        Column(
+            key="fresh", heading="fresh val", kind="estimate", digits=digits,
+            title="mean on validation over fresh seeds ± standard error",
+        ),
+        Column(key="fresh_seeds", heading="seeds", title="fresh seeds that finished", kind="number"),
+        Column(
+            key="luck", heading="luck", kind="change", digits=digits,
+            title="score of the search minus fresh validation ± standard error",
+        ),
+        Column(
+            key="reuse", heading="reuse", kind="change", digits=digits,
+            title="validation minus test, less the baselines' mean of the same, ± standard error",
+        ),
     ]  # fmt: skip
 
 
@@ -159,11 +193,45 @@ def _run(config: Mapping[str, Any]) -> dict[str, Any]:
 def _state(records: Records, made: Board) -> dict[str, Any]:
     return {
         "summary": one_line(summary(made)),
-        "label": UNCONFIRMED,
+        "label": _label(made),
         "notices": notices(records, made),
         "open_tasks": made.open_tasks,
         "unreadable": False,
     }
+
+
+def _label(made: Board) -> str:
+    """What may be believed of the scores."""
+    if not made.confirmed:
+        return UNCONFIRMED
+    ours = sum(one.belief.claim is not None for one in made.confirmed)
+    again = f"{ours} candidate{'s' * (ours != 1)} and {len(made.confirmed) - ours} baselines"
+    return f"{again} were trained again with fresh seeds and scored on the test split; all else is {UNCONFIRMED}"
+
+
+def _confirmed(made: Board) -> dict[str, Any] | None:
+    """The best candidate and the best baseline on the test split; None before a confirmation."""
+    if not made.confirmed:
+        return None
+    ours = [one for one in made.confirmed if one.belief.test and one.row.arm != "baseline"]
+    against = [one for one in made.confirmed if one.belief.test and one.row.arm == "baseline"]
+    best = next((one for one in ours if one.belief.claim and one.belief.claim.claimed), ours[0] if ours else None)
+    return {
+        "best": best and _told_again(made, best.row.candidate) | {"candidate": best.row.candidate},
+        "baseline": _told_again(made, against[0].row.candidate) | {"name": against[0].row.name} if against else None,
+    }
+
+
+def _told_again(made: Board, candidate: int) -> dict[str, Any]:
+    """What fresh seeds and the test split say of a candidate; nothing if it was not trained again."""
+    one = by_candidate(made).get(candidate)
+    if one is None:
+        return {}
+    belief = one.belief
+    estimates = {"test": belief.test, "fresh": belief.validation, "luck": belief.luck, "reuse": belief.split_reuse}
+    told = {key: [found.value, found.error] if found else None for key, found in estimates.items()}
+    places = list(belief.rank) if belief.rank else None
+    return told | {"claim": claim(belief), "places": places, "fresh_seeds": belief.seeds}
 
 
 def notices(records: Records, made: Board) -> list[str]:
@@ -220,9 +288,22 @@ def _reference(made: Board, rung: int) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def _fronts(records: Records, scores: Mapping[int, Sequence[float | None]]) -> list[dict[str, list[int]]]:
-    rungs = range(len(records.config["ladder"]["steps"]))
-    return [{m: figures.front(records, scores, rung, m) for m in figures.MEASURES} for rung in rungs]
+def _fronts(made: Board) -> list[dict[str, list[int]]]:
+    found = {(one.rung, one.measure): list(one.candidates) for one in made.front}
+    return [{m: found.get((rung, m), []) for m in MEASURES} for rung in range(len(made.config["ladder"]["steps"]))]
+
+
+def _area(one: Front) -> dict[str, Any]:
+    return {
+        "rung": one.rung, "measure": one.measure, "reference": list(one.reference), "baselines": one.baselines,
+        "growth": [list(step) for step in one.growth], "results": one.results,
+    }  # fmt: skip
+
+
+def _proxy(one: Proxy, made: Board) -> dict[str, Any]:
+    ladder = made.config["ladder"]
+    told = sentence(one, ladder["steps"], ladder.get("eta") or 4)
+    return to_plain(one) | {"verdict": one.verdict, "sentence": told}
 
 
 def _arm(arm: Arm) -> dict[str, Any]:

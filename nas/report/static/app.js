@@ -22,6 +22,7 @@ const main = document.getElementById("main");
 const live = document.documentElement.dataset.live;
 let S = prepared(JSON.parse(document.getElementById("data").textContent));
 let seen = null;
+if (S.confirmed) Object.assign(view.board, { key: "test", down: S.run.maximize });
 const scrolled = new Map();
 
 function content(hash) {
@@ -97,7 +98,7 @@ function foot() {
   licenses.addEventListener("toggle", () => {
     if (licenses.childElementCount === 1) licenses.append(el("pre", { tabindex: "0", "aria-label": "Licences", text: document.getElementById("licenses").content.textContent }));
   });
-  document.getElementById("footer").replaceChildren(el("p", { text: "Scores are those that the search chose by; the best of many is partly luck. This page asks nothing of any network." }), licenses);
+  document.getElementById("footer").replaceChildren(el("p", { text: "Scores are those that the search chose by, where nothing else is said; the best of many is partly luck. This page asks nothing of any network." }), licenses);
 }
 
 // ---- newer data

@@ -34,9 +34,14 @@ function shown(S, column, row) {
     case "number": return value.toFixed(column.digits);
     case "signed": return signed(value, column.digits);
     case "real": return real(value);
+    case "range": return value[0] === value[1] ? String(value[0]) : `${value[0]}–${value[1]}`;
+    case "estimate": return estimated(value, (part) => part.toFixed(column.digits), column.digits);
+    case "change": return estimated(value, (part) => signed(part, column.digits), column.digits);
     default: return column.key === "arm" ? armName(value) : column.key === "name" ? el("span", { title: value, text: cut(value, 96) }) : String(value);
   }
 }
+
+const estimated = ([value, error], say, digits) => say(value) + (error === null ? "" : ` ± ${error.toFixed(digits)}`);
 
 const worded = new Set(["text", "candidates", "rung"]);
 
@@ -61,7 +66,7 @@ function leaderboard(S, view) {
   const heads = el("tr");
   const more = el("p", { class: "more" });
   const compare = el("p", { class: "more", "aria-live": "polite" });
-  const better = (column) => (column.key === "score" ? S.run.maximize : column.key === "delta");
+  const better = (column) => (["score", "test", "fresh"].includes(column.key) ? S.run.maximize : column.key === "delta");
   const head = (column) => {
     const active = view.key === column.key;
     const button = el("button", {
@@ -133,6 +138,33 @@ function frontCard(S, view) {
   };
   draw();
   return card("Quality against size", "The line is the front: no candidate is both better and smaller. Baselines are on it too.", host);
+}
+
+function areaCard(S) {
+  const rung = Math.max(-1, ...S.areas.filter((one) => one.results).map((one) => one.rung));
+  if (rung < 0) return card("What the front dominates", null, emptiness("No result of the search yet."));
+  const found = S.areas.filter((one) => one.rung === rung);
+  const score = found[0].reference[1].toFixed(S.run.decimals);
+  const note = `The area between the front and its reference, in ${S.run.metric} × doublings of size: from ${score}, the worst baseline’s score, and twice the largest size. Dashed: the baselines alone.`;
+  return card("What the front dominates", note, found.map((one) => areaChart(S, one)));
+}
+
+function proxyCard(S) {
+  const title = "How far to trust a rung";
+  if (S.run.steps.length < 2) return card(title, null, emptiness("There is one rung only."));
+  if (!S.proxies.length) return card(title, null, emptiness("No two trials of the search have scores at two rungs."));
+  const ranged = (d) => (d === null ? NONE : `${signed(d.value, 2)} [${signed(d.low, 2)}, ${signed(d.high, 2)}]`);
+  const columns = [
+    { heading: "from, to", cell: (d) => `${whole(S.run.steps[d.lower])} → ${whole(S.run.steps[d.upper])}` },
+    { heading: "trials (candidates)", right: true, cell: (d) => `${whole(d.trials)} (${whole(d.candidates)})` },
+    { heading: "τ of survivors [95 %]", right: true, cell: (d) => ranged(d.tau) },
+    { heading: "τ of all, estimated", right: true, cell: (d) => ranged(d.of_all) },
+    { heading: "lost (by lot)", right: true, cell: (d) => (d.top ? `${d.lost} of ${d.top} (${d.by_chance.toFixed(1)})` : NONE) },
+    { heading: "share lost, estimated", right: true, cell: (d) => (d.loss ? `${percent(d.loss.value)} [${percent(d.loss.low)}, ${percent(d.loss.high)}]` : NONE) },
+  ];
+  const said = S.proxies.filter((d) => d.sentence).map((d) => el("p", { class: d.verdict === "weak" ? "notice" : null, text: `${sentence(d.sentence)}.` }));
+  const note = `Kendall’s τ between two rungs, of the search’s trials that have a score at both. They were selected on the lower rung, which weakens τ; the estimate for all takes scores to be as normal where nobody was sent on. Lost: of the best 1/${S.run.eta} at the higher rung, those outside the best 1/${S.run.eta} of the same trials at the lower.`;
+  return wide(card(title, note, said, proxyChart(S), table(title, columns, S.proxies)));
 }
 
 function curvesCard(S) {
@@ -262,14 +294,22 @@ function summaryTiles(S) {
   const { run, best, totals } = S;
   const top = [...S.references].reverse().find(Boolean);
   const at = (rung) => `at ${whole(run.steps[rung])} steps`;
-  const figures = [
+  const again = S.confirmed;
+  const onTest = (one) => `${one.test[1] === null ? "" : `± ${one.test[1].toFixed(run.decimals)} `}on the test split, ${plural(one.fresh_seeds, "fresh seed")}`;
+  const claimed = (one) => (one.claim === "yes" ? "confirmed, beats every baseline" : "not shown to beat every baseline");
+  const figures = again?.best ? [
+    [link(again.best.candidate, again.best.test[0].toFixed(run.decimals)), `${run.metric} ${onTest(again.best)}: ${claimed(again.best)}`],
+    again.baseline ? [again.baseline.test[0].toFixed(run.decimals), `best baseline, ${again.baseline.name}, ${onTest(again.baseline)}`] : [NONE, "best baseline"],
+  ] : [
     best ? [link(best.candidate, best.score.toFixed(run.decimals)), `best ${run.metric}, ${at(best.rung)}: ${S.state.label}`] : [NONE, `best ${run.metric}`],
     top ? [`${top.score.toFixed(run.decimals)}`, `best baseline, ${top.name}, ${at(S.references.lastIndexOf(top))}, ± ${top.error.toFixed(run.decimals)}`] : [NONE, "best baseline"],
+  ];
+  figures.push(
     [`${whole(totals.spent)} of ${whole(run.budget)}`, `candidates trained, in ${plural(totals.trials, "trial")}`],
     [totals.proposed ? percent(totals.rejected / totals.proposed) : NONE, `of ${plural(totals.proposed, "proposal")} rejected`],
     [duration(totals.cpu_s), "of processor time"],
     [S.cost ? (Object.keys(S.cost.usd).length ? dollars(S.cost.total_usd) : "not known") : "$0", S.cost ? "for the model" : "no model was asked"],
-  ];
+  );
   return tiles(figures);
 }
 
@@ -282,7 +322,7 @@ function boardView(S, view) {
       summaryTiles(S),
       el("div", { class: "grid" },
         card(`Best so far against the baseline`, "Each dot is a result; the bold line is the record at the highest rung, fainter ones are lower rungs.", bestSoFar(S)),
-        frontCard(S, view), leaderboard(S, view.board), lineageCard(S, view), curvesCard(S), stagesCard(S), armsCard(S), ladderCard(S),
+        frontCard(S, view), leaderboard(S, view.board), lineageCard(S, view), curvesCard(S), stagesCard(S), armsCard(S), ladderCard(S), proxyCard(S), areaCard(S),
         forecastCard(S), costCard(S), rejectionsCard(S), aboutCard(S), messagesCard(S)),
     ],
   ];

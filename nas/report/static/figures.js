@@ -57,6 +57,7 @@ function plot(width, height, options) {
     marginTop: 26,
     marginBottom: 38,
     ...options,
+    marks: options.marks.flat(Infinity).filter(Boolean), // the library takes null for no mark, and false for an error
   });
 }
 
@@ -339,6 +340,60 @@ function liftChart(arms) {
       ],
     });
   return figure("Lift of each arm over the random arm, with 95 % intervals", draw);
+}
+
+/** The area that the front dominates, over the results of the search at one rung. */
+function areaChart(S, found) {
+  const first = { results: 0, trial: null, area: found.baselines };
+  const grown = [first, ...found.growth.map(([results, trial, area]) => ({ results, trial, area }))];
+  const rows = [...grown, { ...grown.at(-1), results: found.results, trial: null }];
+  const high = rows.at(-1).area || 1;
+  const low = Math.min(found.baselines, 0.98 * high);
+  const { decimals, metric } = S.run;
+  const sizes = found.measure === "params" ? "parameters" : "FLOPs";
+  const draw = (width) =>
+    plot(width, 190, {
+      marginTop: 30,
+      x: { label: `results at ${whole(S.run.steps[found.rung])} steps`, domain: [0, found.results], ticks: wholeTicks(found.results, width / 90), tickFormat: whole },
+      y: { label: `hypervolume: ${metric} × doublings of ${sizes}`, domain: [low, high + 0.04 * (high - low)], grid: true, ticks: 4 },
+      marks: [
+        Charts.ruleY([found.baselines], { stroke: "var(--arm-0)", strokeWidth: 1.5, strokeDasharray: "5 4" }),
+        Charts.line(rows, { x: "results", y: "area", curve: "step-after", stroke: "var(--accent)", strokeWidth: 2.2 }),
+        tip(rows, { x: "results", y: "area", title: (d) => `${d.area.toFixed(decimals)} after ${plural(d.results, "result")}` }),
+      ],
+    });
+  const columns = [
+    { heading: "results", right: true, cell: (d) => whole(d.results) },
+    { heading: "trial", right: true, cell: (d) => d.trial },
+    { heading: "hypervolume", right: true, cell: (d) => d.area.toFixed(decimals) },
+  ];
+  return figure(`Hypervolume against ${sizes}, over ${found.results} results`, draw, { columns, rows: () => rows });
+}
+
+/** Kendall's tau for each pair of rungs: a dot for the survivors, a ring for all. */
+function proxyChart(S) {
+  const pair = (d) => `${short(S.run.steps[d.lower])} → ${short(S.run.steps[d.upper])}`;
+  const known = S.proxies.filter((d) => d.tau);
+  if (!known.length) return null;
+  const rows = known.flatMap((d) => [
+    { pair: `${pair(d)}, sent on`, ...d.tau, all: false },
+    ...(d.of_all ? [{ pair: `${pair(d)}, all`, ...d.of_all, all: true }] : []),
+  ]);
+  const low = Math.min(-0.25, ...rows.map((d) => d.low));
+  const draw = (width) =>
+    plot(width, 66 + 30 * rows.length, {
+      marginLeft: 128,
+      marginTop: 12,
+      x: { label: "Kendall’s τ", domain: [low, 1], grid: true, ticks: width < 420 ? 3 : 5, tickFormat: (d) => around(d, 1) },
+      y: { label: null, domain: rows.map((d) => d.pair), tickSize: 0, padding: 0.4, type: "point" },
+      marks: [
+        Charts.ruleX([0], { stroke: "var(--soft)" }),
+        Charts.link(rows, { x1: "low", x2: "high", y1: "pair", y2: "pair", stroke: "var(--accent)", strokeWidth: 3, strokeOpacity: 0.55 }),
+        Charts.dot(rows, { x: "value", y: "pair", r: 5.5, fill: (d) => (d.all ? "var(--card)" : "var(--accent)"), stroke: "var(--accent)", strokeWidth: 2 }),
+        tip(rows, { x: "value", y: "pair", title: (d) => `${d.pair}\n${signed(d.value, 2)} [${signed(d.low, 2)}, ${signed(d.high, 2)}]` }),
+      ],
+    });
+  return figure("Kendall’s rank correlation between rungs, with 95 % intervals", draw);
 }
 
 function calibrationChart(found) {
