@@ -175,12 +175,13 @@ def _with_adam() -> type["Engine"]:
         def _fresh_optimizer(self, params: Any) -> Any:
             return jax.jit(self.optimizer(AUTHORS_RATE, 0.0).init)(params)
 
-        def _evaluation(self) -> Any:
+        def _evaluation(self, *, each: bool = False) -> Any:
             call, task = self.artifacts["eval"].call, self.space.task
 
             def evaluation(params: Any, state: Any, opt: Any, x: Any, y: Any) -> Any:
                 output = call(params, state, x)
-                return task.loss(output, y).sum(), task.score(output, y).sum()
+                losses, scores = task.loss(output, y), task.score(output, y)
+                return (losses, scores) if each else (losses.sum(), scores.sum())
 
             return evaluation
 

@@ -1,8 +1,8 @@
 """Search for neural architectures written as source code, and believe what is found.
 
-    space ──► propose ──► admit ──► train ──► judge ──► store ──► leaderboard
-              Claude      gate      rungs     halving   SQLite
-              evolution   trace     resume    Optuna
+    space ──► propose ──► admit ──► train ──► judge ──► store ──► confirm ──► leaderboard
+              Claude      gate      rungs     halving   SQLite    seeds       page
+              evolution   trace     resume    Optuna              test split  export
               random      check               Claude
               tune
                 ▲                                │ promote · expand
@@ -10,7 +10,8 @@
 
 What a candidate imports is `nas.api`; what a space imports is here, and `open_door`, by which another program proposes
 to a running search. What to do next is decided in `nas.strategy` and done in `nas.loop`; the commands are
-`python -m nas.search`, `nas.leaderboard`, `nas.steer`, `nas.admit`, `nas.testing`, `nas.store` and `nas.mcp`.
+`python -m nas.search`, `nas.leaderboard`, `nas.report`, `nas.export`, `nas.submit`, `nas.steer`, `nas.admit`,
+`nas.testing`, `nas.store` and `nas.mcp`.
 """
 
 from typing import Any

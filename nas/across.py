@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from nas.judge.belief import BASELINE_SEEDS, LEVEL, SEEDS, Effect, Retrained, assess
-from nas.leaderboard import _cut as cut
-from nas.leaderboard import _markdown as escaped
+from nas.leaderboard import cut as cut
+from nas.leaderboard import markdown as escaped
 from nas.progress import duration, one_line, short
 from nas.submitted import (
     RECORD,

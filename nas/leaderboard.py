@@ -18,7 +18,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -27,8 +27,9 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from nas import confirmed, spending
+from nas import confirmed, control, spending
 from nas.dossier import write_candidate
+from nas.improvements import write_improvements
 from nas.judge import proxy
 from nas.judge.proxy import Proxy
 from nas.progress import counts, duration, one_line, plain_console, short
@@ -102,6 +103,7 @@ def caption(board: Board) -> list[str]:
         *_front_lines(board),
         *proxy.lines(board.proxy, _steps(board), board.config["ladder"].get("eta") or 4),
         *(confirmed.notes(board) if board.confirmed else ()),
+        *([board.control] if board.control else ()),
         *(spending.lines(board.spending) if board.spending else ()),
         *_told(board.messages),
     ]
@@ -315,11 +317,11 @@ def to_markdown(board: Board, top: int | None = TOP) -> str:
     """The leaderboard as Markdown: a table and its caption as a list."""
     rows = _chosen(board, top)
     head, *notes = caption(board)
-    lines = [f"**{_markdown(head)}**", ""]
+    lines = [f"**{markdown(head)}**", ""]
     if board.confirmed:
         lines += [*_markdown_table(_CONFIRMED, _confirmed_cells(board)), "", f"All of the search, {UNCONFIRMED}:", ""]
     lines += _markdown_table(_COLUMNS, [_cells(row, board) for row in rows])
-    lines += ["", *(f"- {_markdown(note)}" for note in _hidden(board, rows) + notes)]
+    lines += ["", *(f"- {markdown(note)}" for note in _hidden(board, rows) + notes)]
     return "\n".join(lines) + "\n"
 
 
@@ -327,12 +329,12 @@ def _markdown_table(columns: Sequence[_Column], cells: Sequence[Mapping[str, str
     lines = ["| " + " | ".join(c.heading.strip() for c in columns) + " |"]
     lines += ["|" + "|".join("--:" if c.right else ":--" for c in columns) + "|"]
     for row in cells:
-        texts = {**row, "name": _cut(row["name"])}
-        lines.append("| " + " | ".join(_markdown(texts[c.key]) for c in columns) + " |")
+        texts = {**row, "name": cut(row["name"])}
+        lines.append("| " + " | ".join(markdown(texts[c.key]) for c in columns) + " |")
     return lines
 
 
-def _cut(text: str) -> str:
+def cut(text: str) -> str:
     return text if len(text) <= _NAME_CHARACTERS else text[: _NAME_CHARACTERS - 1].rstrip() + "…"
 
 
@@ -341,7 +343,7 @@ _MARKDOWN = str.maketrans(
 )
 
 
-def _markdown(text: str) -> str:
+def markdown(text: str) -> str:
     """Text without any markup, HTML, links or mentions of its own."""
     text = text.translate(_MARKDOWN).replace("://", "&#58;//")
     return re.sub(r"(?<!\w)@", "&#64;", text)
@@ -468,6 +470,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--top", type=_top, metavar="N", default=0, help=rows)
     parser.add_argument("--show", type=int, metavar="ID", help="print one candidate: idea, trials, lineage, source")
     confirm = "train the best N candidates and all baselines again with fresh seeds, and score them on the test split"
+    parser.add_argument("--records", action="store_true", help="print the history of confirmed improvements")
     parser.add_argument("--confirm", type=int, metavar="N", help=confirm)
     parser.add_argument("--workers", type=int, metavar="N", help="of a confirmation: jobs at once (as in a search)")
     parser.add_argument("--results", type=Path, metavar="DIR", default=RESULTS, help=f"where runs are ({RESULTS})")
@@ -487,6 +490,11 @@ def _confirm(run: Path, finalists: int, workers: int | None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; 0, or 2 with one line on standard error."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["submit"]:
+        from nas.submit import main as submit
+
+        return submit(arguments[1:])
     parsed = _parser().parse_args(arguments)
     reading = parsed.format in ("table", "markdown")
     top = parsed.top if parsed.top != 0 else (TOP if reading else None)
@@ -508,8 +516,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             records = read(store)
         if parsed.show is not None:
             write_candidate(records, parsed.show, sys.stdout)
+        elif parsed.records:
+            write_improvements(records, sys.stdout)
         else:
-            writers[parsed.format](board(records))
+            writers[parsed.format](replace(board(records), control=control.sentence(run, records)))
         sys.stdout.flush()
     except StoreError as error:
         if parsed.debug:

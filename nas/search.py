@@ -13,11 +13,13 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from nas import asking
 from nas.confirm import FINALISTS, Confirmation, kept_folder
+from nas.control import sentence
 from nas.execute.local import LocalExecutor
 from nas.leaderboard import write_table
 from nas.llm import LlmError
@@ -273,7 +275,8 @@ def _end(store: Store, finished: bool, *, stopped: bool) -> int:
     """Print the table, and how to go on."""
     reader = Store(store.folder)
     scored = any(score.point for score in reader.scores())
-    write_table(board(read(reader)), sys.stdout)
+    records = read(reader)
+    write_table(replace(board(records), control=sentence(store.folder, records)), sys.stdout)
     print(f"run: {store.folder} ({reader.disk_bytes() / 2**20:.0f} MiB)")
     reader.close()
     if not finished:

@@ -181,6 +181,7 @@ class Board:
       messages: what people and other programs told the search, in order.
       confirmed: what fresh seeds and the test split say, best first.
       accesses: how often each split was looked at.
+      control: what a control beside this run says, as a sentence; empty if nobody looked.
       proxy: how far each rung stands for each higher one, in the search's own trials.
       front: quality against size, by rung and measure.
     """
@@ -199,6 +200,7 @@ class Board:
     messages: Sequence[Mapping[str, Any]] = ()
     confirmed: Sequence[Confirmed] = ()
     accesses: Mapping[str, int] = field(default_factory=dict)
+    control: str = ""
     proxy: Sequence[Proxy] = ()
     front: Sequence[Front] = ()
 

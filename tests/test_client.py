@@ -320,7 +320,7 @@ def test_error_of_the_arguments_is_not_repeated(server: MessagesServer, connect:
 
         def create(self, *, model: str) -> None: ...
 
-    client._sdk, client._purse = Narrow(), purse
+    client._sdk, client.purse = Narrow(), purse
     reply = reply_of(client)
     assert (reply.outcome, reply.attempts, purse.settled) == ("stop", 1, [None])
     assert "TypeError" in reply.message
