@@ -258,9 +258,11 @@ def test_the_program_writes_figures_without_paths(
         "--processes",
         "1",
     ]
+    (tmp_path / "figures.json").write_text(json.dumps({"figures": {"nlp": {"best": 1.0}}}))
     assert strategy.main(["--table", str(small), *options, "--json", str(tmp_path / "figures.json")]) == 0
     assert "ours minus, 600" in capsys.readouterr().out
     text = (tmp_path / "figures.json").read_text("utf-8")
-    figures = json.loads(text)["figures"]["cifar10"]
-    assert len(figures["rows"]) == 4 and figures["best"] == 60.5
+    made = json.loads(text)["figures"]
+    assert len(made["cifar10"]["rows"]) == 4 and made["cifar10"]["best"] == 60.5
+    assert made["nlp"] == {"best": 1.0}
     assert str(tmp_path) not in text
