@@ -12,5 +12,7 @@ noisy, so what counts are ratios within one run, in which the sides that are com
     headroom     how far the best candidate stands above the baselines, both with fresh seeds
     forecasters  searches in which a model forecasts, rightly and wrongly, on tables of curves and made-up ones
     latency      device time that is lost to waiting for a model's replies, in virtual time
+    strategy     how good the search is, without training: the real loop and its rivals on tables
+    belief       false claims and power of confirmation, simulated; `null`: whole searches on random labels
     fingerprint  evolved candidates respelled (equal wanted) and mutated (different wanted)
 """
