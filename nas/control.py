@@ -6,13 +6,12 @@ baseline that nobody has tuned. Controls are made by `python -m nas.search --con
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from nas.judge.belief import Retrained, assess
-from nas.standings import Confirmed, Records, confirmed, rank, read
+from nas.standings import Confirmed, Records, confirmed, rank, read, retrained
 from nas.store import Store, StoreError
 
 _SAME = ("space_name", "space_version", "space_digest", "metric", "maximize", "ladder")
@@ -77,11 +76,5 @@ def _compared(records: Records, other: Records) -> str:
 
 def _again(records: Records, one: Confirmed, *, baseline: bool) -> Retrained:
     """A confirmed row as it was measured; ids of two runs may be the same, so the control's has its sign turned."""
-    rows = [r for r in records.retrainings if r.purpose == "seeds" and r.candidate == one.row.candidate]
-    rows = [row for row in rows if row.point is not None and row.test is not None]
-    return Retrained(
-        candidate=-one.row.candidate if baseline else one.row.candidate,
-        baseline=baseline,
-        validation=np.array([row.point.score for row in rows if row.point]),
-        test=np.array([records.tests[row.candidate, row.place] for row in rows]),
-    )
+    found = next(row for row in retrained(records, [one.row]))
+    return replace(found, baseline=baseline, candidate=-found.candidate if baseline else found.candidate)

@@ -12,12 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TextIO
 
-import numpy as np
 from rich.text import Text
 
 from nas.judge.belief import Effect, Estimate, Retrained, assess
 from nas.progress import one_line, plain_console
-from nas.standings import Board, Confirmed, Records, board
+from nas.standings import Board, Confirmed, Records, board, retrained
 from nas.store import Entry
 
 
@@ -59,7 +58,7 @@ def improvements(records: Records) -> list[Improvement]:
     best = _best_baseline(made, records.sign)
     if best is None:
         return []
-    again, found = retrained(records, made), []
+    again, found = retrained(records, made.rows), []
     for one in sorted(made.confirmed, key=lambda one: one.row.candidate):
         claim, test = one.belief.claim, one.belief.test
         if claim is None or not claim.claimed or test is None or not _better(one, best, records.sign):
@@ -81,23 +80,6 @@ def improvements(records: Records) -> list[Improvement]:
             )
         )
         best = one
-    return found
-
-
-def retrained(records: Records, made: Board) -> list[Retrained]:
-    """The confirmed rows as `belief` takes them, without what the search said of them."""
-    size = max((len(scores) for scores in records.tests.values()), default=0)
-    found = []
-    for one in made.confirmed:
-        mine = [r for r in records.retrainings if (r.candidate, r.purpose) == (one.row.candidate, "seeds")]
-        found.append(
-            Retrained(
-                candidate=one.row.candidate,
-                baseline=one.row.arm == "baseline",
-                validation=np.array([row.point.score if row.point else math.nan for row in mine]),
-                test=np.array([records.tests.get((row.candidate, row.place), np.full(size, math.nan)) for row in mine]),
-            )
-        )
     return found
 
 

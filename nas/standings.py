@@ -384,12 +384,12 @@ def board(records: Records) -> Board:
     )
 
 
-def confirmed(records: Records, rows: Sequence[Row]) -> tuple[Confirmed, ...]:
-    """What fresh seeds and the test split say, best first on the test split; empty before a confirmation.
+def retrained(records: Records, rows: Sequence[Row]) -> list[Retrained]:
+    """Fresh seeds as `belief` takes them, in the order of the candidates; empty before a confirmation.
 
     Args:
       records: of the run.
-      rows: of its search, as `rank` makes them.
+      rows: of its search, as `rank` makes them; those that were not trained again are left out.
     """
     seeds: dict[int, list[Retraining]] = {}
     for row in records.retrainings:
@@ -397,20 +397,26 @@ def confirmed(records: Records, rows: Sequence[Row]) -> tuple[Confirmed, ...]:
             seeds.setdefault(row.candidate, []).append(row)
     size = max((len(scores) for scores in records.tests.values()), default=0)
     if not size:
-        return ()
-    by_candidate = {row.candidate: row for row in rows}
-    found = [
+        return []
+    by_candidate, top = {row.candidate: row for row in rows}, len(records.config["ladder"]["steps"]) - 1
+    return [
         Retrained(
             candidate=candidate,
             baseline=by_candidate[candidate].arm == "baseline",
             validation=np.array([one.point.score if one.point else math.nan for one in mine]),
             test=np.array([records.tests.get((candidate, one.place), np.full(size, math.nan)) for one in mine]),
-            search=_search_score(by_candidate[candidate], len(records.config["ladder"]["steps"]) - 1),
+            search=_search_score(by_candidate[candidate], top),
         )
         for candidate, mine in seeds.items()
         if candidate in by_candidate
     ]
-    told = [Confirmed(row=by_candidate[b.candidate], belief=b) for b in assess(found, records.config["maximize"])]
+
+
+def confirmed(records: Records, rows: Sequence[Row]) -> tuple[Confirmed, ...]:
+    """What fresh seeds and the test split say, best first on the test split; arguments as of `retrained`."""
+    by_candidate = {row.candidate: row for row in rows}
+    beliefs = assess(retrained(records, rows), records.config["maximize"])
+    told = [Confirmed(row=by_candidate[belief.candidate], belief=belief) for belief in beliefs]
     worst = -math.inf
     return tuple(
         sorted(told, key=lambda one: (-(records.sign * one.belief.test.value if one.belief.test else worst),
