@@ -7,7 +7,7 @@ process, the one that holds candidate code included, can afford to load it.
 import dataclasses
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -205,11 +205,12 @@ class Trial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retraining:
-    """One training of a candidate after the search: to find a baseline's numbers, or with a fresh seed to confirm.
+    """One training after the search: to find a baseline's numbers, to confirm with a fresh seed, or to learn more.
 
     Attributes:
       candidate: whom it trains.
-      purpose: `numbers` are draws of a baseline, `seeds` are trainings with one set of numbers and fresh seeds.
+      purpose: `numbers` are draws of a baseline, `seeds` are trainings with one set of numbers and fresh seeds;
+        `scale AXIS=FACTOR` are at another size of the space, `ablate PIECE` have a piece of the winner put back.
       place: which one of that purpose, from 0.
       rung: index of the rung that it was trained to.
       values: of the candidate's own tunables.
@@ -218,11 +219,13 @@ class Retraining:
       point: what it measured on validation at the end; None if it failed.
       test: mean `score` and `loss` on the test split and the number of `examples`; of `seeds` alone.
       failure: why it ended without a point.
-      usage: seconds; `cached` if another run on this machine did it.
+      curve: [step, validation score] wherever validation was looked at, the end included; empty is the end alone.
+      cost: of the program that it trained, see `Cost`.
+      usage: what it took: seconds, of the whole and of a step, and on which device; `cached` if another run did it.
     """
 
     candidate: int
-    purpose: Literal["numbers", "seeds"]
+    purpose: str
     place: int
     rung: int
     values: Mapping[str, Value]
@@ -231,6 +234,8 @@ class Retraining:
     point: "Point | None" = None
     test: Mapping[str, Any] | None = None
     failure: Failure | None = None
+    curve: Sequence[Sequence[float]] = ()
+    cost: Mapping[str, Any] = field(default_factory=dict)
     usage: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -32,7 +32,7 @@ from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
 from nas.records import Candidate, Failure, Point, Retraining, Trial, to_plain, tunable_from_plain
 
-SCHEMA = 3
+SCHEMA = 4
 
 _tables = sa.MetaData()
 _run = sa.Table(
@@ -113,7 +113,7 @@ _retraining = sa.Table(
     "nas_retraining",
     _tables,
     sa.Column("candidate", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("purpose", sa.String(16), primary_key=True),
+    sa.Column("purpose", sa.String(80), primary_key=True),
     sa.Column("place", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("rung", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("values", sa.JSON, nullable=False),
@@ -122,6 +122,8 @@ _retraining = sa.Table(
     sa.Column("point", sa.JSON),
     sa.Column("test", sa.JSON),
     sa.Column("failure", sa.JSON),
+    sa.Column("curve", sa.JSON, nullable=False),
+    sa.Column("cost", sa.JSON, nullable=False),
     sa.Column("usage", sa.JSON),
 )
 
@@ -346,7 +348,8 @@ class Store:
         scores, own = self.scores(), [row for row in self.retrainings() if "cached" not in row.usage]
         return {
             "train": len({score.trial for score in scores}) + len(own),
-            "validation": sum(row.point is not None for row in [*scores, *own]),
+            "validation": sum(score.point is not None for score in scores)
+            + sum(max(len(row.curve), row.point is not None) for row in own),
             "test": sum(row.test is not None for row in own),
         }
 
