@@ -25,6 +25,7 @@ from nas.execute import Event, Executor
 from nas.flows import Place, admission, training, without_answer
 from nas.judge.belief import BASELINE_SEEDS, FIRST_SEEDS, SEEDS, go_on
 from nas.loop import stop_on_signals
+from nas.machine import machine
 from nas.records import (
     Choice,
     Failure,
@@ -42,7 +43,7 @@ from nas.records import (
 from nas.space import SearchSpace, digest, load
 from nas.standings import Records, Row, rank, read
 from nas.store import Entry, Store, StoreError, write_file
-from nas.workplace import machine, open_workplace
+from nas.workplace import open_workplace
 
 FINALISTS = 5
 """Candidates that are confirmed, unless told otherwise."""
@@ -53,6 +54,8 @@ SEEDS_OF_NUMBERS = 3
 learning rate at which it collapses with most seeds: .71 when it was chosen, .36 afterwards."""
 SEEDS_A_JOB = 5
 """Fresh seeds that one compiled program serves in one job."""
+LOOKS = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16)
+"""Sixteenths of a fresh training at which validation is looked at, to see when it reaches another's score."""
 
 
 class Confirmation:
@@ -223,13 +226,21 @@ class Confirmation:
         ]  # fmt: skip
         for index in range(0, len(rows), SEEDS_A_JOB):
             part = rows[index : index + SEEDS_A_JOB]
-            yield from self._train(facts, part, f"seeds{part[0].place}", test=True, weights=weights)
+            yield from self._train(facts, part, f"seeds{part[0].place}", last=True, weights=weights)
 
     def _train(
-        self, facts: Mapping[str, Any], rows: Sequence[Retraining], name: str, *, test: bool = False,
+        self, facts: Mapping[str, Any], rows: Sequence[Retraining], name: str, *, last: bool = False,
         weights: bool = False,
     ) -> Flow[None]:  # fmt: skip
-        """Train and store rows that share a program, those that are not stored yet; what the machine lost is not."""
+        """Train and store rows that share a program, those that are not stored yet; what the machine lost is not.
+
+        Args:
+          facts: of the program.
+          rows: without what is to be measured.
+          name: of the job.
+          last: whether these are the trainings that count: looked at on their way, timed, scored on the test split.
+          weights: whether they are kept.
+        """
         known = {_key(row) for row in self.store.retrainings()}
         rows = [row for row in rows if _key(row) not in known]
         if not rows:
@@ -238,30 +249,39 @@ class Confirmation:
             {
                 "id": row.place, "seed": row.seed, "lr": row.recipe["lr"], "wd": row.recipe["wd"], "load": None,
                 "save": str(self.store.weights_path(row.candidate, row.place)) if weights else None,
-                "test": str(self.store.test_path(row.candidate, row.place)) if test else None,
+                "test": str(self.store.test_path(row.candidate, row.place)) if last else None,
+                "inference": last and row is rows[0],
             }
             for row in rows
         ]  # fmt: skip
         steps = self.space.ladder.steps[rows[0].rung]
-        (event,) = yield [training(self.place, f"confirm.{rows[0].candidate}.{name}", facts, [steps], trials)]
-        self._store(rows, event)
+        stops = _stops(steps, facts["plan"]["chunk"]) if last else [steps]
+        (event,) = yield [training(self.place, f"confirm.{rows[0].candidate}.{name}", facts, stops, trials)]
+        self._store([dataclasses.replace(row, cost=facts["cost"]) for row in rows], event)
 
     def _store(self, rows: Sequence[Retraining], event: Event) -> None:
         failure = without_answer(event)
         if failure is not None and failure.blame == "machine":
             self.said(f"candidate {rows[0].candidate}: {failure.message}; confirm again to repeat it")
             return
-        usage = {"cpu_s": event.usage.cpu_s / len(rows), "wall_s": event.usage.wall_s / len(rows)}
+        usage: dict[str, Any] = {
+            "cpu_s": event.usage.cpu_s / len(rows), "wall_s": event.usage.wall_s / len(rows)
+        }  # fmt: skip
+        if failure is None:
+            usage |= {key: event.result[key] for key in ("step_s", "device") if event.result.get(key) is not None}
         results = [{"points": [], "failure": to_plain(failure)}] * len(rows) if failure else event.result["trials"]
         made = []
         for row, result in zip(rows, results, strict=True):
-            point = Point(**result["points"][-1][0]) if result["points"] else None
+            points = [Point(**point) for point, _ in result["points"]]
             failed = Failure(**result["failure"]) if "failure" in result else None
+            timed = {key: result[key] for key in ("inference_s",) if key in result}
             made.append(
                 dataclasses.replace(
-                    row, point=None if failed else point, failure=failed, test=result.get("test"), usage=usage
+                    row, point=None if failed or not points else points[-1], failure=failed, test=result.get("test"),
+                    curve=[(point.step, point.score) for point in points] if len(points) > 1 else (),
+                    usage=usage | timed,
                 )
-            )
+            )  # fmt: skip
         self.store.retrain(made)
 
     def _mine(self, candidate: int, purpose: str, count: int) -> bool:
@@ -274,7 +294,8 @@ class Confirmation:
         """Names everything that a baseline's trainings depend on."""
         config = self.store.config
         on = {key: value for key, value in machine().items() if key != "nproc_per_trial"}
-        text = json.dumps([digest(self.space), groups, config["versions"], on, self.place.platform], sort_keys=True)
+        protocol = [groups, SEEDS_OF_NUMBERS, BASELINE_SEEDS, LOOKS]
+        text = json.dumps([digest(self.space), protocol, config["versions"], on, self.place.platform], sort_keys=True)
         return (
             f"{self.space.name.replace(':', '-')}@{self.space.version}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
         )
@@ -292,7 +313,14 @@ class Confirmation:
         except (OSError, ValueError, TypeError, KeyError):
             return False
         known = {_key(row) for row in self.store.retrainings()}
-        self.store.retrain([dataclasses.replace(row, usage={"cached": True}) for row in rows if _key(row) not in known])
+        timed = ("step_s", "inference_s", "device")
+        self.store.retrain(
+            [
+                dataclasses.replace(row, usage={k: row.usage[k] for k in timed if k in row.usage} | {"cached": True})
+                for row in rows
+                if _key(row) not in known
+            ]
+        )
         return True
 
     def _keep(self, candidate: int, folder: Path) -> None:
@@ -352,6 +380,11 @@ def _ranked(rows: Sequence[Retraining], maximize: bool) -> list[Retraining]:
     sign = -1 if maximize else 1
     scored = [row for row in rows if row.point is not None]
     return sorted(scored, key=lambda row: (sign * row.point.score if row.point else 0.0, row.place))
+
+
+def _stops(steps: int, chunk: int) -> list[int]:
+    """Steps at which a fresh training is looked at: whole chunks, ascending, the end the last."""
+    return sorted({*(steps * part // 16 // chunk * chunk for part in LOOKS), steps} - {0})
 
 
 def _key(row: Retraining) -> tuple[int, str, int, int]:

@@ -8,25 +8,27 @@ from collections.abc import Mapping
 from typing import Any
 
 from nas.judge.belief import LEVEL, Belief, Estimate
+from nas.progress import moment
 from nas.standings import Board, Confirmed
 
 COLUMNS = (
     ("rank", "rank"), ("candidate", "id"), ("name", "idea or name"), ("arm", "arm"), ("claim", "claim"),
     ("test", "test"), ("test_error", "±"), ("validation", "fresh val"), ("validation_error", "± "), ("seeds", "n"),
     ("luck", "luck"), ("luck_error", "±  "), ("split_reuse", "reuse"), ("split_reuse_error", "±   "),
-    ("params", "params"), ("flops", "FLOPs"),
+    ("params", "params"), ("flops", "FLOPs"), ("step", "step"), ("inference", "infer"), ("match", "match"),
 )  # fmt: skip
 """Of the table of confirmed rows: key and heading. Spaces tell headings apart."""
 DROPPED = (
-    "flops", "split_reuse_error", "luck_error", "validation_error", "split_reuse", "validation", "arm", "params",
-    "luck", "rank",
+    "inference", "flops", "split_reuse_error", "step", "luck_error", "validation_error", "split_reuse", "validation",
+    "arm", "params", "luck", "match", "rank",
 )  # fmt: skip
 """Columns that go, in this order, where the terminal is too narrow."""
 LARGEST_SHARED = 0.25
 """Error of the shared test split, in sigmas of a seed, above which a reader is warned."""
 FACTS = (
     "claim", "p", "rank_from", "rank_to", "test", "test_error", "fresh_validation", "fresh_validation_error",
-    "fresh_seeds", "failed_seeds", "luck", "luck_error", "split_reuse", "split_reuse_error",
+    "fresh_seeds", "failed_seeds", "luck", "luck_error", "split_reuse", "split_reuse_error", "inference_us",
+    "match_steps", "match_flops", "match_ratio", "match_low", "match_high",
 )  # fmt: skip
 """What a program reads of a confirmed row, beside what the search says of it."""
 
@@ -41,7 +43,7 @@ def claim(belief: Belief) -> str:
 
 
 def cells(one: Confirmed, board: Board) -> dict[str, str]:
-    """A confirmed row as a person reads it, but for `params` and `flops`, which are those of its row of the search."""
+    """A confirmed row as a person reads it, but for `params`, `flops` and `step`, which its row of the search has."""
     belief, digits = one.belief, board.config["decimals"]
     first, last = belief.rank or (None, None)
     found = {
@@ -58,6 +60,9 @@ def cells(one: Confirmed, board: Board) -> dict[str, str]:
         found[key] = "–" if estimate is None else f"{estimate.value:{sign}.{digits}f}"
         error = None if estimate is None else estimate.error
         found[f"{key}_error"] = "–" if error is None else f"{error:.{digits}f}"
+    inference, matched = board.costs.of(one.row.candidate).inference_s, board.matches.get(one.row.candidate)
+    found["inference"] = "–" if inference is None else moment(inference)
+    found["match"] = "–" if matched is None else "never" if matched.ratio is None else f"{matched.ratio:.2f}×"
     return found
 
 
@@ -80,6 +85,11 @@ def facts(one: Confirmed | None, board: Board) -> dict[str, Any]:
         estimate: Estimate | None = getattr(belief, key)
         made[name] = None if estimate is None else round(estimate.value, digits)
         made[f"{name}_error"] = None if estimate is None or estimate.error is None else round(estimate.error, digits)
+    inference, matched = board.costs.of(one.row.candidate).inference_s, board.matches.get(one.row.candidate)
+    made["inference_us"] = None if inference is None else round(1e6 * inference, 3)
+    for key in ("steps", "flops", "ratio", "low", "high"):
+        value = None if matched is None else getattr(matched, key)
+        made[f"match_{key}"] = None if value is None else float(f"{value:.4g}")
     return {key: made[key] for key in FACTS}
 
 
@@ -122,6 +132,25 @@ def notes(board: Board) -> list[str]:
         f"the same. Baselines: numbers from draws of their own. Splits were looked at: {looked}",
         *warnings(board),
     ]
+
+
+def _speed(board: Board) -> list[str]:
+    """What the columns of time and of compute mean, with the best finalist's interval."""
+    told = []
+    if any(board.costs.of(one.row.candidate).inference_s for one in board.confirmed):
+        told.append(f"infer: time of one example in a large batch, fastest of several, on {board.costs.device}.")
+    if board.matches:
+        told.append(
+            "match: training FLOPs until the mean validation score of fresh seeds reaches the best baseline's at its "
+            "end, over that baseline's own."
+        )
+    for one in board.confirmed:
+        found = board.matches.get(one.row.candidate)
+        if one.belief.claim is not None and found is not None and found.ratio is not None and found.low is not None:
+            high = "more than was tried" if found.high is None else f"{found.high:.2f}"
+            told.append(f"Candidate {one.row.candidate}: {found.ratio:.2f} [{found.low:.2f}, {high}].")
+            break
+    return [" ".join(told)] if told else []
 
 
 def warnings(board: Board) -> list[str]:

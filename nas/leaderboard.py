@@ -32,7 +32,7 @@ from nas.dossier import write_candidate
 from nas.improvements import write_improvements
 from nas.judge import proxy
 from nas.judge.proxy import Proxy
-from nas.progress import counts, duration, one_line, plain_console, short
+from nas.progress import counts, duration, moment, one_line, plain_console, short
 from nas.records import to_plain
 from nas.standings import Arm, Board, Front, Row, board, read
 from nas.store import Store, StoreError
@@ -40,7 +40,7 @@ from nas.store import Store, StoreError
 RESULTS = Path("results/runs")
 """Where runs are looked for by name."""
 
-_SIZES = {"params": "params", "flops": "FLOPs"}
+_SIZES = {"params": "params", "flops": "FLOPs", "step_us": "µs of a training step"}
 FRONT = 12
 """Candidates of a front in the caption, from the best down; the page and JSON have them all."""
 MESSAGES = 5
@@ -101,6 +101,7 @@ def caption(board: Board) -> list[str]:
         f"arms: {'; '.join(arms) or 'none'}",
         f"lift over random: {_lifts(board.arms)}",
         *_front_lines(board),
+        *_time_lines(board),
         *proxy.lines(board.proxy, _steps(board), board.config["ladder"].get("eta") or 4),
         *(confirmed.notes(board) if board.confirmed else ()),
         *([board.control] if board.control else ()),
@@ -116,8 +117,8 @@ def _front_lines(board: Board) -> list[str]:
     if top is None:
         return []
     head = (
-        "front (p: params, f: FLOPs): nobody at the same rung is both better and smaller. Hypervolume: in "
-        f"{board.config['metric']} × doublings of size, from the worst baseline's score and twice the largest size."
+        "front (p: params, f: FLOPs, s: step time): nobody at the same rung is both better and smaller. Hypervolume: "
+        f"in {board.config['metric']} × doublings of size, from the worst baseline's score and twice the largest size."
     )
     return [head, *(_front_line(one, board) for one in board.front if one.rung == top)]
 
@@ -130,6 +131,18 @@ def _front_line(front: Front, board: Board) -> str:
     smaller = f"{hidden} smaller, " if hidden else ""
     area = f"hypervolume {front.hypervolume:.{digits}f}, of the baselines alone {front.baselines:.{digits}f}"
     return f"front at {_steps(board)[front.rung]:,} steps against {_SIZES[front.measure]}: {smaller}{points} · {area}"
+
+
+def _time_lines(board: Board) -> list[str]:
+    """Where times were measured, and what seconds and dollars mean."""
+    if not board.costs.device:
+        return []
+    others = board.costs.others
+    moved = f"; {others} measured on another device are not told" if others else ""
+    return [
+        f"step: time of a training step at the values of the best trial, fastest of several, on {board.costs.device}"
+        f"{moved}. used: time for which a candidate's jobs held a worker; $: of the calls that wrote it"
+    ]
 
 
 def _on_front(row: Row, board: Board) -> list[str]:
@@ -188,15 +201,20 @@ _COLUMNS = (
     _Column("delta", "Δσ"),
     _Column("params", "params"),
     _Column("flops", "FLOPs"),
+    _Column("step", "step"),
     _Column("front", "front", right=False),
     _Column("lr", "lr"),
+    _Column("used", "used"),
+    _Column("usd", "$"),
     _Column("parents", "parents", right=False),
 )
 _CONFIRMED = tuple(
     _Column(key, heading, right=key not in ("name", "arm", "claim", "rank")) for key, heading in confirmed.COLUMNS
 )
-_DROPPED = ("parents", "lr", "front", "flops", "error", "params", "seeds", "rank")
+_DROPPED = ("parents", "usd", "used", "lr", "step", "front", "flops", "error", "params", "seeds", "rank")
 """Columns that go, in this order, where the terminal is too narrow."""
+_OPTIONAL = ("step", "usd", "inference", "match")
+"""Columns that are left out where no row has anything there."""
 _NAME_CELLS = 24
 """A column is dropped rather than names be cut shorter than this."""
 _NAME_CHARACTERS = 100
@@ -204,7 +222,7 @@ _NAME_CHARACTERS = 100
 
 def _cells(row: Row, board: Board) -> dict[str, str]:
     """A row as a person reads it."""
-    digits = board.config["decimals"]
+    digits, cost = board.config["decimals"], board.costs.of(row.candidate)
     return {
         "rank": str(row.rank),
         "candidate": str(row.candidate),
@@ -217,6 +235,9 @@ def _cells(row: Row, board: Board) -> dict[str, str]:
         "delta": "–" if row.delta is None else f"{row.delta:+.1f}",
         "params": "–" if row.params is None else short(row.params),
         "flops": "–" if row.flops is None else short(row.flops),
+        "step": "–" if (step := cost.step_at(row.values)) is None else moment(step),
+        "used": duration(cost.device_s),
+        "usd": "–" if cost.usd is None else f"{cost.usd:.3f}",
         "front": " ".join(measure[0] for measure in _on_front(row, board)),
         "lr": "–" if row.lr is None else f"{row.lr:.2g}",
         "parents": " ".join(map(str, row.parents)),
@@ -225,13 +246,14 @@ def _cells(row: Row, board: Board) -> dict[str, str]:
 
 _FACTS = (
     "rank", "candidate", "name", "arm", "rung", "steps", "search_score", "standard_error", "seeds", "delta_sigmas",
-    "params", "flops", "front", "lr", "trial", "parents",
+    "params", "flops", "step_us", "front", "lr", "device_seconds", "usd", "trial", "parents",
 )  # fmt: skip
 
 
 def _facts(row: Row, board: Board) -> dict[str, Any]:
     """A row as a program reads it, with as many digits as mean something."""
-    digits = board.config["decimals"]
+    digits, cost = board.config["decimals"], board.costs.of(row.candidate)
+    step = cost.step_at(row.values)
     return {field: getattr(row, field) for field in _FACTS if field in Row.__slots__} | {
         "steps": _steps(board)[row.rung],
         "search_score": round(row.score, digits),
@@ -240,6 +262,9 @@ def _facts(row: Row, board: Board) -> dict[str, Any]:
         "lr": None if row.lr is None else float(f"{row.lr:.6g}"),
         "parents": list(row.parents),
         "front": _on_front(row, board),
+        "step_us": None if step is None else round(1e6 * step, 2),
+        "device_seconds": round(cost.device_s, 1),
+        "usd": None if cost.usd is None else float(round(cost.usd, 6)),
         **confirmed.facts(confirmed.by_candidate(board).get(row.candidate), board),
     }
 
@@ -279,7 +304,7 @@ def _confirmed_cells(board: Board) -> list[dict[str, str]]:
     found = []
     for one in board.confirmed:
         searched = _cells(one.row, board)
-        found.append(confirmed.cells(one, board) | {key: searched[key] for key in ("params", "flops")})
+        found.append(confirmed.cells(one, board) | {key: searched[key] for key in ("params", "flops", "step")})
     return found
 
 
@@ -288,6 +313,7 @@ def _table(
     width: int,
 ) -> Table:  # fmt: skip
     """A table for a terminal, without the columns that it has no room for; baselines are blue."""
+    columns = _filled(columns, cells)
     widths = {c.key: max(cell_len(text) for text in (c.heading, *(row[c.key] for row in cells))) for c in columns}
     shown = list(columns)
     for key in dropped:
@@ -308,6 +334,10 @@ def _table(
     return table
 
 
+def _filled(columns: Sequence[_Column], cells: Sequence[Mapping[str, str]]) -> list[_Column]:
+    return [c for c in columns if c.key not in _OPTIONAL or any(row[c.key] != "–" for row in cells)]
+
+
 def _room(shown: Sequence[_Column], widths: Mapping[str, int], width: int) -> int:
     """Cells that the other columns, two apart, leave to names."""
     return width - sum(widths[column.key] for column in shown if column.key != "name") - 2 * (len(shown) - 1)
@@ -326,6 +356,7 @@ def to_markdown(board: Board, top: int | None = TOP) -> str:
 
 
 def _markdown_table(columns: Sequence[_Column], cells: Sequence[Mapping[str, str]]) -> list[str]:
+    columns = _filled(columns, cells)
     lines = ["| " + " | ".join(c.heading.strip() for c in columns) + " |"]
     lines += ["|" + "|".join("--:" if c.right else ":--" for c in columns) + "|"]
     for row in cells:
@@ -384,6 +415,7 @@ def to_json(board: Board, top: int | None = None) -> str:
         "maximize": config["maximize"],
         "score": UNCONFIRMED,
         "accesses": dict(board.accesses),
+        "device": board.costs.device,
         "budget": config["budget"],
         "spent": board.spent,
         "trials": board.trials,

@@ -8,6 +8,7 @@ which worker was faster, and a run that was killed is continued by replaying its
 
 import contextlib
 import dataclasses
+import math
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -417,6 +418,9 @@ def _account(usage: dict[str, Any], event: Event) -> None:
     if isinstance(event.result, dict):
         for stage, seconds in event.result.get("spent", {}).items():
             stages[stage] = round(stages.get(stage, 0.0) + seconds, 3)
+        if event.result.get("step_s") is not None:
+            usage["step_s"] = min(usage.get("step_s", math.inf), event.result["step_s"])
+            usage["device"] = event.result["device"]
 
 
 class Stoppable(Protocol):

@@ -311,6 +311,13 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def moment(seconds: float) -> str:
+    """A short time in three digits: 85.0 µs, 1.24 ms, 0.31 s."""
+    unit, name = next((u, n) for u, n in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")) if seconds >= 0.9995 * u or n == "µs")
+    scaled = seconds / unit
+    return f"{scaled:.{max(0, 2 - math.floor(math.log10(max(scaled, 1))))}f} {name}"
+
+
 def _value(value: Any) -> str:
     """A field's value as text, without the characters that a terminal or a reader of lines would trip over."""
     if isinstance(value, bool):

@@ -26,12 +26,13 @@ from nas.llm import LlmError
 from nas.llm.client import HOW_TO_SET_A_KEY
 from nas.llm.desk import Desk
 from nas.loop import Config, Search, stop_on_signals
+from nas.machine import machine
 from nas.progress import View, make_view
 from nas.records import to_plain
 from nas.space import SearchSpace, SpaceError, canonical, digest, load, names
 from nas.standings import board, read
 from nas.store import Store, StoreError
-from nas.workplace import cores, default_workers, machine, open_workplace
+from nas.workplace import cores, default_workers, open_workplace
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "optuna", "numpy")
 
@@ -223,6 +224,7 @@ def _create(
         "maximize": space.task.maximize,
         "decimals": space.task.decimals,
         "ladder": {"steps": list(space.ladder.steps), "eta": space.ladder.eta, "draws": space.ladder.draws},
+        "batch": space.recipe.batch,
         "baseline_seeds": space.baseline_seeds,
         "budget": parsed.budget,
         "seed": parsed.seed,

@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from nas.costs import Costs, costs
 from nas.judge.belief import Belief, Retrained, assess
 from nas.judge.front import growth, pareto
 from nas.judge.lift import Lift, Sample, lifts
+from nas.judge.match import Curves, Match, match
 from nas.judge.noise import SeedNoise, seed_sigma
 from nas.judge.proxy import Proxy, proxies
 from nas.judge.rungs import Result
@@ -27,8 +29,9 @@ from nas.records import Failure, Retraining, Trial
 from nas.spending import Spending, spending
 from nas.store import Entry, Score, Store, StoreError, Task
 
-MEASURES = ("params", "flops")
-"""What quality is set against in a front: numbers of a program's cost, at its default tunables."""
+MEASURES = ("params", "flops", "step_us")
+"""What quality is set against in a front: parameters and FLOPs at default tunables, and the time of a training step at
+the values of the best trial [microseconds]."""
 _CONFIG = ("space_name", "space_version", "metric", "maximize", "decimals", "ladder", "budget")
 
 
@@ -69,6 +72,7 @@ class Row:
       params: number of trainable numbers.
       flops: floating-point operations of one inference on one example.
       lr: learning rate of the trial.
+      values: of the candidate's own tunables in that trial.
       parents: ids of the candidates it was made from.
     """
 
@@ -85,6 +89,7 @@ class Row:
     params: int | None
     flops: int | None
     lr: float | None
+    values: Mapping[str, Any] = field(default_factory=dict)
     parents: tuple[int, ...] = ()
 
 
@@ -183,7 +188,9 @@ class Board:
       accesses: how often each split was looked at.
       control: what a control beside this run says, as a sentence; empty if nobody looked.
       proxy: how far each rung stands for each higher one, in the search's own trials.
-      front: quality against size, by rung and measure.
+      front: quality against size or time, by rung and measure.
+      costs: what each candidate cost and how fast it runs.
+      matches: of those confirmed, training until they are as good as the best baseline at its end.
     """
 
     config: Mapping[str, Any]
@@ -203,6 +210,8 @@ class Board:
     control: str = ""
     proxy: Sequence[Proxy] = ()
     front: Sequence[Front] = ()
+    costs: Costs = Costs()
+    matches: Mapping[int, Match] = field(default_factory=dict)
 
 
 # ---- from the store to rows
@@ -282,6 +291,7 @@ def _row(entry: Entry, trial: Trial, rung: int, score: float) -> Row:
         params=cost.get("params"),
         flops=cost.get("flops"),
         lr=trial.recipe.get("lr"),
+        values=trial.values,
         parents=candidate.parents,
     )
 
@@ -356,13 +366,16 @@ def board(records: Records) -> Board:
     found = ((rung, reference(records, rung)) for rung in range(len(records.config["ladder"]["steps"])))
     first = reference(records, 0)
     rows = rank(records)
+    spent = costs(records.tasks, records.trials, records.scores, records.retrainings)
     return Board(
         config=records.config,
         rows=rows,
         confirmed=confirmed(records, rows),
         accesses=records.accesses,
         proxy=proxy(records),
-        front=fronts(records),
+        front=fronts(records, spent),
+        costs=spent,
+        matches=matches(records),
         references={rung: against for rung, against in found if against is not None},
         spent=sum(entry.program is not None and entry.candidate.id in tried for entry in ours),
         trials=len(records.trials),
@@ -447,16 +460,41 @@ def by_rung(records: Records) -> dict[int, list[float | None]]:
     return found
 
 
-def fronts(records: Records) -> tuple[Front, ...]:
-    """Quality against size at every rung with a score, by each measure."""
+def matches(records: Records) -> dict[int, Match]:
+    """Training until the best baseline's score is reached, of each candidate whose fresh seeds all came to the end."""
+    found: dict[int, list[Retraining]] = {}
+    for row in records.retrainings:
+        if row.purpose == "seeds":
+            found.setdefault(row.candidate, []).append(row)
+    batch, curves = records.config.get("batch", 1), dict[int, Curves]()
+    for candidate, rows in found.items():
+        steps = [step for step, _ in rows[0].curve]
+        if steps and all(row.point and [step for step, _ in row.curve] == steps for row in rows):
+            scores = np.array([[score for _, score in row.curve] for row in rows])
+            flops = rows[0].cost["train_flops"] * batch
+            curves[candidate] = Curves(steps=np.array(steps), scores=scores, flops=flops)
+    known = [e.candidate.id for e in records.entries if e.candidate.arm == "baseline" and e.candidate.id in curves]
+    if not known:
+        return {}
+    best = max(known, key=lambda one: records.sign * curves[one].scores[:, -1].mean())
+    return {one: match(mine, curves[best], records.config["maximize"]) for one, mine in curves.items()}
+
+
+def fronts(records: Records, spent: Costs) -> tuple[Front, ...]:
+    """Quality against size and time at every rung with a score, by each measure."""
     scores = by_rung(records)
     rungs = range(len(records.config["ladder"]["steps"]))
-    found = (_front(records, scores, rung, measure) for rung in rungs for measure in MEASURES)
-    return tuple(one for one in found if one is not None)
+    found = []
+    for measure in MEASURES:
+        sizes = _sizes(records, measure, spent)
+        found += [_front(records, scores, rung, measure, sizes) for rung in rungs] if sizes else []
+    return tuple(sorted((one for one in found if one is not None), key=lambda one: one.rung))
 
 
-def _front(records: Records, scores: Mapping[int, Sequence[float | None]], rung: int, measure: str) -> Front | None:
-    sizes, sign = _sizes(records, measure), records.sign
+def _front(
+    records: Records, scores: Mapping[int, Sequence[float | None]], rung: int, measure: str, sizes: Mapping[int, float]
+) -> Front | None:
+    sign = records.sign
     baselines = {entry.candidate.id for entry in records.entries if entry.candidate.arm == "baseline"}
     owner, candidates = {trial.id: trial.candidate for trial in records.trials}, sizes.keys() - baselines
     means = {c: at for c in sorted(baselines & sizes.keys() & scores.keys()) if (at := scores[c][rung]) is not None}
@@ -491,9 +529,12 @@ def _front(records: Records, scores: Mapping[int, Sequence[float | None]], rung:
     )
 
 
-def _sizes(records: Records, measure: str) -> dict[int, int]:
-    costs = ((entry.candidate.id, (entry.program or {}).get("cost", {}).get(measure)) for entry in records.entries)
-    return {candidate: size for candidate, size in costs if size is not None}
+def _sizes(records: Records, measure: str, spent: Costs) -> dict[int, float]:
+    if measure == "step_us":
+        times = ((row.candidate, spent.of(row.candidate).step_at(row.values)) for row in rank(records))
+        return {candidate: 1e6 * seconds for candidate, seconds in times if seconds is not None}
+    known = ((entry.candidate.id, (entry.program or {}).get("cost", {}).get(measure)) for entry in records.entries)
+    return {candidate: size for candidate, size in known if size is not None}
 
 
 def proxy(records: Records) -> tuple[Proxy, ...]:

@@ -7,11 +7,10 @@ import contextlib
 import importlib.util
 import json
 import os
-import platform
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from nas.execute import Executor, Job
 from nas.execute.local import LocalExecutor
@@ -71,28 +70,6 @@ def accelerators() -> Sequence[str]:
         chips = [*Path("/dev").glob("accel*"), *Path("/dev/vfio").glob("[0-9]*")]
         return [f"tpu:{index}" for index in range(len(chips))]
     return []
-
-
-def machine() -> dict[str, Any]:
-    """What bits depend on beside the versions: processor, its vector instructions, system."""
-    flags: list[str] = []
-    model = platform.processor()
-    try:
-        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "flags" and not flags:
-                flags = sorted(f for f in value.split() if f.startswith(("avx", "amx", "fma", "sse4")))
-            elif key.strip() == "model name":
-                model = value.strip()
-    except OSError:
-        pass
-    return {
-        "processor": model,
-        "instructions": flags,
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "nproc_per_trial": 1,
-    }
 
 
 def _prepare(executor: Executor, store: Store, reference: str) -> int:

@@ -10,11 +10,11 @@ import nas
 ROOT = Path(nas.__file__).parent
 
 LAYERS = [
-    {"nas.records"},
+    {"nas.records", "nas.machine"},
     {"nas.api", "nas.space", "nas.execute", "nas.llm"},
     {"nas.store", "nas.judge", "nas.judge.*", "nas.execute.*", "nas.llm.*", "nas.progress", "nas.lookahead"},
     {"nas.admit", "nas.admit.*", "nas.train", "nas.train.*", "nas.propose"},
-    {"nas.propose.*", "nas.standings", "nas.spending", "nas.inbox"},
+    {"nas.propose.*", "nas.standings", "nas.costs", "nas.spending", "nas.inbox"},
     {"nas.dossier", "nas.confirmed", "nas.control", "nas.submitted", "nas.improvements"},
     {"nas.flows", "nas.history", "nas.showing", "nas.propose.claude"},
     {"nas.strategy", "nas.asking"},

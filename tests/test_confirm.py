@@ -93,7 +93,40 @@ def test_test_split_is_in_no_file_of_the_run_and_every_look_at_it_counts(folder:
     looks = [row for row in records.retrainings if row.test is not None]
     assert records.accesses["test"] == len(looks) == len(records.tests)
     points = sum(score.point is not None for score in records.scores)
-    assert records.accesses["validation"] == points + sum(row.point is not None for row in records.retrainings)
+    looked = sum(len(row.curve) or row.point is not None for row in records.retrainings)
+    assert records.accesses["validation"] == points + looked
+
+
+def test_fresh_training_is_looked_at_on_its_way_and_timed(records: Records) -> None:
+    steps = load(RINGS).ladder.steps[-1]
+    fresh = [row for row in records.retrainings if row.purpose == "seeds"]
+    for row in fresh:
+        at = [step for step, _ in row.curve]
+        assert at == sorted(set(at)) and at[-1] == steps and len(at) > 4
+        assert row.point is not None and row.curve[-1][1] == row.point.score
+        assert row.cost["train_flops"] > 0 and row.usage["step_s"] > 0 and row.usage["device"]
+    assert {row.candidate for row in fresh} == {row.candidate for row in fresh if "inference_s" in row.usage}
+    for row in records.retrainings:
+        assert row.purpose == "seeds" or not row.curve
+
+
+def test_board_says_what_each_cost_and_how_fast_it_is(records: Records) -> None:
+    made = board(records)
+    assert made.costs.device
+    for one in made.confirmed:
+        cost = made.costs.of(one.row.candidate)
+        mine = [row for row in records.retrainings if row.candidate == one.row.candidate and row.purpose == "seeds"]
+        assert cost.inference_s == min(row.usage["inference_s"] for row in mine if "inference_s" in row.usage)
+        assert (cost.step_at(mine[0].values) or 1.0) <= min(row.usage["step_s"] for row in mine)
+        spent = sum((task.usage or {})["wall_s"] for task in records.tasks if task.candidate == one.row.candidate)
+        assert cost.device_s > spent > 0
+    best = [m for one in made.confirmed if one.row.arm == "baseline" and (m := made.matches[one.row.candidate]).ratio]
+    assert 1.0 in [found.ratio for found in best]
+    facts = {row["candidate"]: row for row in json.loads(to_json(made))["rows"]}
+    for one in made.confirmed:
+        assert facts[one.row.candidate]["inference_us"] > 0 and facts[one.row.candidate]["step_us"] > 0
+        ratio = made.matches[one.row.candidate].ratio
+        assert facts[one.row.candidate]["match_ratio"] == (ratio and pytest.approx(ratio, rel=1e-3))
 
 
 def test_score_on_the_test_split_is_the_mean_of_its_examples(records: Records) -> None:

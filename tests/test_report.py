@@ -28,7 +28,7 @@ from nas.report.__main__ import look, main
 from nas.report.page import embedded, policy, render
 from nas.report.server import Server
 from nas.report.snapshot import SOURCES_BYTES, snapshot, thinned
-from nas.standings import Records, board, by_rung, fronts, rank, read
+from nas.standings import Records, board, by_rung, rank, read
 from nas.store import Store
 from tests.report_runs import DIVERGED, HOSTILE, REJECTED, RunWriter, write_search
 
@@ -85,7 +85,7 @@ def test_records_are_better_than_all_before_at_their_rung(records: Records) -> N
 
 
 def ahead_of(records: Records, rung: int) -> list[int]:
-    return next(list(one.candidates) for one in fronts(records) if (one.rung, one.measure) == (rung, "params"))
+    return next(list(one.candidates) for one in board(records).front if (one.rung, one.measure) == (rung, "params"))
 
 
 def test_lower_is_better_turns_records_and_front(records: Records) -> None:

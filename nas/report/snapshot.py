@@ -80,14 +80,14 @@ def snapshot(records: Records) -> dict[str, Any]:
             "state": _state(records, made),
             "totals": _totals(records, made),
             "confirmed": _confirmed(made),
-            "columns": [to_plain(column) for column in columns(config, confirmed=bool(made.confirmed))],
-            "rows": [_row(row) | _told_again(made, row.candidate) for row in made.rows],
+            "columns": [to_plain(column) for column in columns(config, made)],
+            "rows": [_row(row, made) | _told_again(made, row.candidate) for row in made.rows],
             "references": [_reference(made, rung) for rung in range(len(config["ladder"]["steps"]))],
             "progress": [[s.trial, s.candidate, s.rung, s.score, s.record] for s in figures.progress(records)],
             "fronts": _fronts(made),
             "areas": [_area(one) for one in made.front],
             "proxies": [_proxy(one, made) for one in made.proxy],
-            "candidates": _candidates(records, scores),
+            "candidates": _candidates(records, made, scores),
             "ladder": to_plain(figures.ladder(records)),
             "rejected": [_reason(one) for one in figures.rejections(records)],
             "failed": [_reason(one) for one in figures.failures(records)],
@@ -113,8 +113,8 @@ def unreadable(config: Mapping[str, Any], message: str) -> dict[str, Any]:
     return plain | {"state": plain["state"] | told}
 
 
-def columns(config: Mapping[str, Any], *, confirmed: bool = False) -> list[Column]:
-    """The leaderboard's columns, in order; those of fresh seeds and the test split if there are any."""
+def columns(config: Mapping[str, Any], made: Board) -> list[Column]:
+    """The leaderboard's columns, in order; those of fresh seeds, of times and of dollars if there are any."""
     digits = config["decimals"]
     score = f"{config['metric']} on validation, {'higher' if config['maximize'] else 'lower'} is better; {UNCONFIRMED}"
     return [
@@ -122,7 +122,7 @@ def columns(config: Mapping[str, Any], *, confirmed: bool = False) -> list[Colum
         Column(key="candidate", heading="id", title="candidate; opens its page", kind="candidate"),
         Column(key="name", heading="idea or name", title="first words of its docstring; of a baseline its name"),
         Column(key="arm", heading="arm", title="who wrote it"),
-        *(_fresh_columns(digits) if confirmed else ()),
+        *(_fresh_columns(digits, made) if made.confirmed else ()),
         Column(key="rung", heading="rung", title="highest rung with a score, in training steps", kind="rung"),
         Column(key="score", heading="score", title=score, kind="number", digits=digits),
         Column(
@@ -135,12 +135,29 @@ def columns(config: Mapping[str, Any], *, confirmed: bool = False) -> list[Colum
         ),
         Column(key="params", heading="params", title="trainable numbers, at default tunables", kind="count"),
         Column(key="flops", heading="FLOPs", title="of an inference on one example, at default tunables", kind="count"),
+        *(_speed_columns(made) if made.costs.device else ()),
         Column(key="lr", heading="lr", title="learning rate of the trial", kind="real"),
+        Column(key="used_s", heading="used, s", title="seconds its jobs held a worker", kind="number", digits=1),
+        *(
+            [Column(key="usd", heading="$", title="of the calls that wrote it", kind="number", digits=4)]
+            if any(cost.usd is not None for cost in made.costs.by_candidate.values())
+            else ()
+        ),
         Column(key="parents", heading="parents", title="what it was made from", kind="candidates"),
     ]  # fmt: skip
 
 
-def _fresh_columns(digits: int) -> list[Column]:
+def _speed_columns(made: Board) -> list[Column]:
+    return [
+        Column(
+            key="step_us", heading="step, µs", kind="number", digits=1,
+            title=f"time of a training step at the best trial's values, fastest of several, on {made.costs.device}",
+        )
+    ]  # fmt: skip
+
+
+def _fresh_columns(digits: int, made: Board) -> list[Column]:
+    timed = any(made.costs.of(one.row.candidate).inference_s for one in made.confirmed)
     return [
         Column(key="claim", heading="claim", title="better than every baseline on test, after Holm over the finalists"),
         Column(
@@ -160,6 +177,26 @@ def _fresh_columns(digits: int) -> list[Column]:
         Column(
             key="reuse", heading="reuse", kind="change", digits=digits,
             title="validation minus test, less the baselines' mean of the same, ± standard error",
+        ),
+        *(
+            [
+                Column(
+                    key="match", heading="match", kind="number", digits=2,
+                    title="training FLOPs until the best baseline's score is reached, over that baseline's own",
+                )
+            ]
+            if made.matches
+            else ()
+        ),
+        *(
+            [
+                Column(
+                    key="inference_us", heading="infer, µs", kind="number", digits=2,
+                    title=f"time of one example in a large batch, fastest of several, on {made.costs.device}",
+                )
+            ]
+            if timed
+            else ()
         ),
     ]  # fmt: skip
 
@@ -231,6 +268,8 @@ def _told_again(made: Board, candidate: int) -> dict[str, Any]:
     estimates = {"test": belief.test, "fresh": belief.validation, "luck": belief.luck, "reuse": belief.split_reuse}
     told = {key: [found.value, found.error] if found else None for key, found in estimates.items()}
     places = list(belief.rank) if belief.rank else None
+    found = made.matches.get(candidate)
+    told |= {"match": found and found.ratio, "inference_us": _micro(made.costs.of(candidate).inference_s)}
     return told | {"claim": claim(belief), "places": places, "fresh_seeds": belief.seeds}
 
 
@@ -273,9 +312,16 @@ def _totals(records: Records, made: Board) -> dict[str, Any]:
     }
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _row(row: Row, made: Board) -> dict[str, Any]:
+    cost = made.costs.of(row.candidate)
+    usd = None if cost.usd is None else float(round(cost.usd, 6))
+    spent = {"step_us": _micro(cost.step_at(row.values)), "used_s": round(cost.device_s, 1), "usd": usd}
     kept = ("rank", "candidate", "name", "arm", "rung", "score", "error", "seeds", "delta", "params", "flops", "lr")
-    return {key: getattr(row, key) for key in kept} | {"parents": list(row.parents), "trial": row.trial}
+    return {key: getattr(row, key) for key in kept} | spent | {"parents": list(row.parents), "trial": row.trial}
+
+
+def _micro(seconds: float | None) -> float | None:
+    return None if seconds is None else round(1e6 * seconds, 3)
 
 
 def _reference(made: Board, rung: int) -> dict[str, Any] | None:
@@ -329,7 +375,8 @@ def _message(message: Mapping[str, Any]) -> dict[str, Any]:
 # ---- candidates
 
 
-def _candidates(records: Records, scores: Mapping[int, Sequence[float | None]]) -> list[dict[str, Any]]:
+def _candidates(records: Records, made: Board, scores: Mapping[int, Sequence[float | None]]) -> list[dict[str, Any]]:
+    steps = {row.candidate: _micro(made.costs.of(row.candidate).step_at(row.values)) for row in made.rows}
     tasks = {task.slot: task for task in records.tasks}
     at_values, decisions = untraced(records.tasks), _promotions(records.tasks)
     told = _told(records.tasks)
@@ -344,6 +391,7 @@ def _candidates(records: Records, scores: Mapping[int, Sequence[float | None]]) 
         trials.setdefault(trial.candidate, []).append(plain)
     return [
         _candidate(entry, tasks.get(entry.slot), trials.get(entry.candidate.id, []), scores.get(entry.candidate.id))
+        | {"step_us": steps.get(entry.candidate.id)}
         for entry in records.entries
     ]
 

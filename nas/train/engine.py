@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nas.machine import device_name
 from nas.records import Failure, Point, hash_blobs, to_plain
 from nas.space import SearchSpace, Split, load
 from nas.train import checkpoint
@@ -52,6 +53,10 @@ CALIBRATION = 100
 """Training batches on which running statistics are collected before an evaluation."""
 SMALL_EVALUATION = 2e9
 """FLOPs of one evaluation up to which compiling it without optimisation is cheaper."""
+TIMED = 4
+"""Chunks of each training that are waited for and timed; the fastest counts, since whatever disturbs makes slower."""
+TIMED_INFERENCES = 10
+"""Batches of which the fastest says how long an inference takes."""
 
 
 def plan(traits: frozenset[str], flops: int, space: SearchSpace, examples: int, platform: str) -> Plan:
@@ -88,6 +93,8 @@ def _chunk(steps: Sequence[int], most: int = 50) -> int:
 class Engine:
     """One program, compiled on demand, over one task's training and validation data.
 
+    Its `step_s` is the time of one training step so far: wall clock, of the fastest chunk that was timed [s].
+
     Args:
       space: gives loss, score, recipe and ladder.
       blobs: the program's artifacts.
@@ -118,6 +125,7 @@ class Engine:
         self._evaluate: Any = None
         self._calibrate: Any = None
         self._jax = jax
+        self.step_s = math.inf
 
     # The optimiser is made where its numbers are traced, so the learning rate is an argument and not a constant.
     def optimizer(self, lr: "jax.Array | float", wd: "jax.Array | float") -> Any:
@@ -240,17 +248,21 @@ class Engine:
         executable = self._compiled_step(carry)
         numbers = (np.float32(trial["lr"]), np.float32(trial["wd"]), np.uint32(trial["seed"]))
         losses = []
-        for first in range(start, stop, self.how.chunk):
+        for index, first in enumerate(range(start, stop, self.how.chunk)):
             rows = rows_for(trial["seed"], first, first + self.how.chunk, self.count, self.space.recipe.batch)
+            began = time.perf_counter()
             if self.how.mode == "scan":
                 carry, loss = executable(carry, numbers, self.data, rows)
-                losses.append(loss)
-                continue
-            parts = []
-            for row in rows:
-                carry, loss = executable(carry, numbers, self.data, row)
-                parts.append(loss)
-            losses.append(np.mean([float(part) for part in parts]))
+            else:
+                parts = []
+                for row in rows:
+                    carry, loss = executable(carry, numbers, self.data, row)
+                    parts.append(loss)
+                loss = np.mean([float(part) for part in parts])
+            if index < TIMED:
+                loss = float(loss)  # waits for it
+                self.step_s = min(self.step_s, (time.perf_counter() - began) / self.how.chunk)
+            losses.append(loss)
         return carry, [float(loss) for loss in losses]
 
     def evaluate(self, carry: Any) -> tuple[float, float]:
@@ -285,6 +297,25 @@ class Engine:
         parts = [compiled(params, state, opt, *batch(index)) for index in range(count)]
         losses, scores = (np.concatenate([np.asarray(part[i], np.float32) for part in parts]) for i in (0, 1))
         return losses, scores
+
+    def time_inference(self, carry: Any) -> float:
+        """How long one example takes in a batch of `recipe.eval_batch` that lies on the device [s], wall clock.
+
+        Compiled as for use, and not as cheaply as an evaluation that is run a few times.
+        """
+        import jax
+        from optax import contrib
+
+        params, state, opt, _ = carry
+        params = jax.jit(contrib.schedule_free_eval_params)(opt, params)
+        inputs = jax.device_put(self._batch(self.validation, 0)[0])
+        compiled = jax.jit(self.artifacts["eval"].call).lower(params, state, inputs).compile()
+        fastest = math.inf
+        for _ in range(1 + TIMED_INFERENCES):
+            began = time.perf_counter()
+            jax.block_until_ready(compiled(params, state, inputs))
+            fastest = min(fastest, time.perf_counter() - began)
+        return fastest / len(inputs)
 
     def _evaluation(self, *, each: bool = False) -> Any:
         from optax import contrib
@@ -387,10 +418,11 @@ def train_job(
       stops: steps at which they are scored, ascending; training ends at the last.
       trials: for each `id`, `lr`, `wd`, `seed`, `load` (checkpoint file, if start > 0), `save` (file or None) and, for
         a confirmation alone, `test`: the file that shall hold its scores on the test split, which is made here, used
-        once and written nowhere.
+        once and written nowhere, and `inference`: whether that shall be timed.
     Returns:
       For each trial `points`, a list of (point, training losses since the point before), a `failure` if it ended
-      before the last stop, and what the test split said, if it was asked for; and CPU seconds by stage.
+      before the last stop, what the test split said, if it was asked for, and `inference_s`, likewise; the program's
+      `step_s` on `device`; and CPU seconds by stage.
     """
     clock = time.process_time
     began = clock()
@@ -435,8 +467,14 @@ def train_job(
             began = clock()
             result["test"] = _test(engine, carry, Path(trial["test"]))
             spent["evaluate"] += clock() - began
+        if trial.get("inference") and "failure" not in result:
+            began = clock()
+            result["inference_s"] = engine.time_inference(carry)
+            spent["evaluate"] += clock() - began
         results.append(result)
-    return {"trials": results, "spent": spent}
+    step_s = engine.step_s if math.isfinite(engine.step_s) else None
+    device = device_name(jax.devices()[0].device_kind)
+    return {"trials": results, "spent": spent, "step_s": step_s, "device": device}
 
 
 def _test(engine: Engine, carry: Any, file: Path) -> dict[str, Any]:

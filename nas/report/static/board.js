@@ -130,11 +130,13 @@ function frontCard(S, view) {
   const host = el("div");
   const draw = () => {
     const rung = reached.includes(view.rung) ? view.rung : reached.at(-1);
+    const known = Object.keys(MEASURES).filter((one) => S.fronts[rung][one].length);
+    const measure = known.includes(view.measure) ? view.measure : known[0];
     host.replaceChildren(
       el("div", { class: "tools" },
         select("at", reached.map((one) => [one, `${whole(S.run.steps[one])} steps`]), rung, (key) => { view.rung = Number(key); draw(); }),
-        select("against", [["params", "parameters"], ["flops", "FLOPs"]], view.measure, (key) => { view.measure = key; draw(); })),
-      frontChart(S, rung, view.measure));
+        select("against", known.map((one) => [one, MEASURES[one].word]), measure, (key) => { view.measure = key; draw(); })),
+      frontChart(S, rung, measure));
   };
   draw();
   return card("Quality against size", "The line is the front: no candidate is both better and smaller. Baselines are on it too.", host);

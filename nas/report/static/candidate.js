@@ -120,6 +120,7 @@ function candidateTiles(S, candidate) {
     number(cost.params, "parameters"),
     number(cost.flops, "FLOPs of an inference"),
     number(cost.memory_bytes, "bytes in training"),
+    ...(candidate.step_us ? [number(candidate.step_us, "µs of a training step", real)] : []),
     [at ? `${at.rank} of ${S.rows.length}` : NONE, "place on the leaderboard"],
   ]);
 }
@@ -248,7 +249,7 @@ function compareView(S, a, b) {
       return `${signed(y - x, decimals)}${sigma ? ` (${Math.abs((y - x) / sigma).toFixed(1)} σ of a seed)` : ""}`;
     })),
     row("parameters", (c) => c.cost.params, whole, ratio), row("FLOPs of an inference", (c) => c.cost.flops, whole, ratio),
-    row("bytes in training", (c) => c.cost.memory_bytes, whole, ratio), row("operations", (c) => c.cost.ops, whole, ratio),
+    row("µs of a training step", (c) => c.step_us, real, ratio), row("bytes in training", (c) => c.cost.memory_bytes, whole, ratio), row("operations", (c) => c.cost.ops, whole, ratio),
     row("trials", (c) => c.trials.length, whole), row("arm", (c) => c.arm, armName), row("how", (c) => c.operator, (z) => cut(z, 60)),
     row("made from", (c) => (c.parents.length ? c.parents : null), (z) => el("span", {}, linked(z))),
   ];

@@ -177,17 +177,25 @@ function apart(rows, [low, high], height, line = 15) {
   return placed.map((row) => ({ ...row, y: row.y - over }));
 }
 
+/** What quality is set against: a word for choosing it, one for an axis, and how its numbers are written. */
+const MEASURES = {
+  params: { word: "parameters", unit: "parameters", text: whole },
+  flops: { word: "FLOPs", unit: "FLOPs of an inference", text: whole },
+  step_us: { word: "step time", unit: "µs of a training step", text: real },
+};
+const sizeOf = (candidate, measure) => candidate.cost[measure] ?? candidate[measure] ?? null;
+
 function frontChart(S, rung, measure) {
   const { steps, decimals, metric, maximize } = S.run;
+  const { unit, text } = MEASURES[measure];
   const rows = S.candidates
-    .filter((c) => c.scores[rung] !== null && c.scores[rung] !== undefined && c.cost[measure])
-    .map((c) => ({ candidate: c.id, name: c.name, arm: c.arm, score: c.scores[rung], size: c.cost[measure] }));
+    .filter((c) => c.scores[rung] !== null && c.scores[rung] !== undefined && sizeOf(c, measure))
+    .map((c) => ({ candidate: c.id, name: c.name, arm: c.arm, score: c.scores[rung], size: sizeOf(c, measure) }));
   if (!rows.length) return emptiness(`No candidate has a score at ${whole(steps[rung])} steps yet.`);
   const order = S.fronts[rung][measure];
   const by = new Map(rows.map((d) => [d.candidate, d]));
   const ahead = order.map((id) => by.get(id)).filter(Boolean);
   const isAhead = new Set(order);
-  const unit = measure === "params" ? "parameters" : "FLOPs of an inference";
   const name = `${metric} against ${unit} at ${whole(steps[rung])} steps`;
   const sizes = rows.map((d) => d.size);
   const [least, most] = [Math.min(...sizes), Math.max(...sizes)];
@@ -205,9 +213,9 @@ function frontChart(S, rung, measure) {
       marks: [
         Charts.line(line, { x: "size", y: "score", curve: "step-after", stroke: "var(--front)", strokeWidth: 2 }),
         Charts.dot(rows.filter((d) => !isAhead.has(d.candidate)), { x: "size", y: "score", r: 4, symbol: (d) => armSymbol(d.arm), fill: (d) => armColor(d.arm), fillOpacity: 0.55, href, ariaLabel: (d) => `candidate ${d.candidate}` }),
-        Charts.dot(ahead, { x: "size", y: "score", r: 6, symbol: (d) => armSymbol(d.arm), fill: (d) => armColor(d.arm), stroke: "var(--card)", strokeWidth: 1.4, href, ariaLabel: (d) => `on the front: candidate ${d.candidate}, ${d.score.toFixed(decimals)} with ${whole(d.size)}` }),
+        Charts.dot(ahead, { x: "size", y: "score", r: 6, symbol: (d) => armSymbol(d.arm), fill: (d) => armColor(d.arm), stroke: "var(--card)", strokeWidth: 1.4, href, ariaLabel: (d) => `on the front: candidate ${d.candidate}, ${d.score.toFixed(decimals)} with ${text(d.size)}` }),
         Charts.text(spaced, { x: "size", y: "score", text: (d) => `${d.candidate}`, dy: maximize ? -13 : 15, fontWeight: 650, ...halo, fill: "var(--ink)" }),
-        tip(rows, { x: "size", y: "score", title: (d) => `candidate ${d.candidate} · ${d.arm}\n${d.score.toFixed(decimals)} with ${whole(d.size)} ${measure === "params" ? "parameters" : "FLOPs"}\n${cut(d.name, 60)}` }),
+        tip(rows, { x: "size", y: "score", title: (d) => `candidate ${d.candidate} · ${d.arm}\n${d.score.toFixed(decimals)} with ${text(d.size)} ${unit}\n${cut(d.name, 60)}` }),
       ],
     });
     return tabbable(svg, new Set(ahead.map(href)));
@@ -215,7 +223,7 @@ function frontChart(S, rung, measure) {
   const columns = [
     { heading: "candidate", cell: (d) => link(d.candidate) },
     { heading: "arm", cell: (d) => d.arm },
-    { heading: unit, right: true, cell: (d) => whole(d.size) },
+    { heading: unit, right: true, cell: (d) => text(d.size) },
     { heading: metric, right: true, cell: (d) => d.score.toFixed(decimals) },
     { heading: "on the front", cell: (d) => (isAhead.has(d.candidate) ? "yes" : "") },
   ];
@@ -350,7 +358,7 @@ function areaChart(S, found) {
   const high = rows.at(-1).area || 1;
   const low = Math.min(found.baselines, 0.98 * high);
   const { decimals, metric } = S.run;
-  const sizes = found.measure === "params" ? "parameters" : "FLOPs";
+  const sizes = MEASURES[found.measure].word;
   const draw = (width) =>
     plot(width, 190, {
       marginTop: 30,
