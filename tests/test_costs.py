@@ -1,10 +1,11 @@
 from decimal import Decimal
+from typing import Any
 
 from nas.costs import costs
 from nas.records import Point, Retraining, Trial
 from nas.store import Score, Task
 
-TIMED = {"wall_s": 2.0, "step_s": 3e-4, "device": "chip"}
+TIMED: dict[str, Any] = {"wall_s": 2.0, "step_s": 3e-4, "device": "chip"}
 
 
 def task(slot: int, candidate: int, **usage: object) -> Task:

@@ -17,12 +17,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 import pytest
 import sqlalchemy as sa
 
 from nas.leaderboard import summary
-from nas.records import Point, Retraining
 from nas.report import figures
 from nas.report.__main__ import look, main
 from nas.report.page import embedded, policy, render
@@ -30,7 +28,7 @@ from nas.report.server import Server
 from nas.report.snapshot import SOURCES_BYTES, snapshot, thinned
 from nas.standings import Records, board, by_rung, rank, read
 from nas.store import Store
-from tests.report_runs import DIVERGED, HOSTILE, REJECTED, RunWriter, write_search
+from tests.report_runs import DIVERGED, HOSTILE, REJECTED, RunWriter, write_confirmation, write_search
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\u2028]")
 
@@ -163,28 +161,15 @@ def test_area_of_a_front_never_shrinks_and_is_that_of_the_board(records: Records
         assert plain["fronts"][one["rung"]][one["measure"]] == list(told.candidates)
 
 
-def confirmed_records(records: Records) -> Records:
-    """The same run after a confirmation of its best candidate and all baselines."""
-    rng = np.random.default_rng(0)
-    rows = rank(records)
-    chosen = [row for row in rows if row.arm == "baseline"] + [next(row for row in rows if row.arm != "baseline")]
-    again, tests = [], {}
-    for row in chosen:
-        for place in range(5):
-            again.append(Retraining(
-                candidate=row.candidate, purpose="seeds", place=place, rung=2, values={}, recipe={}, seed=place,
-                point=Point(step=4000, train_loss=0.1, loss=0.1, score=row.score + 0.001 * place), test={"score": 0.0},
-            ))  # fmt: skip
-            tests[row.candidate, place] = (rng.random(400) < row.score).astype(float)
-    return dataclasses.replace(records, retrainings=again, tests=tests)
-
-
-def test_confirmation_has_its_columns_and_says_what_is_confirmed(records: Records, plain: dict[str, Any]) -> None:
-    again = snapshot(confirmed_records(records))
+def test_confirmation_has_its_columns_and_says_what_is_confirmed(tmp_path: Path, plain: dict[str, Any]) -> None:
+    store = write_search(tmp_path / "confirmed", 24)
+    write_confirmation(store, finalists=1)
+    again = snapshot(read(store))
     fresh = [c["key"] for c in again["columns"] if c not in plain["columns"]]
-    assert fresh == ["claim", "test", "places", "fresh", "fresh_seeds", "luck", "reuse"]
+    assert fresh == ["claim", "test", "places", "fresh", "fresh_seeds", "luck", "reuse", "match", "inference_us"]
     told = [row for row in again["rows"] if "test" in row]
-    assert len(told) == 5 and all(row["fresh_seeds"] == 5 and len(row["test"]) == 2 for row in told)
+    assert len(told) == 5 and all(row["fresh_seeds"] >= 5 and len(row["test"]) == 2 for row in told)
+    assert all(row["match"] and row["inference_us"] == 0.2 for row in told if row["arm"] != "baseline")
     best = again["confirmed"]["best"]
     assert best["test"] == next(row["test"] for row in told if row["candidate"] == best["candidate"])
     assert again["confirmed"]["baseline"]["name"] in ("cnn", "gru", "mlp", "linear")

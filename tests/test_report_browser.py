@@ -17,7 +17,7 @@ import pytest
 
 from nas.report.__main__ import look, write_page
 from nas.report.server import Server
-from tests.report_runs import RunWriter, write_search
+from tests.report_runs import RunWriter, write_confirmation, write_search
 from tests.test_report import odd
 
 if not os.environ.get("CI"):
@@ -53,8 +53,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def large(folder: Path) -> Path:
-    """The page of a run of 1,000 trials."""
-    write_search(folder / "large", 334).close()
+    """The page of a run of 1,000 trials that was confirmed."""
+    store = write_search(folder / "large", 334)
+    write_confirmation(store)
+    store.close()
     assert write_page(folder / "large", folder / "large.html") is None
     return folder / "large.html"
 
