@@ -73,6 +73,7 @@ def snapshot(records: Records) -> dict[str, Any]:
     made = board(records)
     scores = by_rung(records)
     config = records.config
+    rows = [_row(row, made) | _told_again(made, row.candidate) for row in made.rows]
     return _finite(
         {
             "contract": CONTRACT,
@@ -80,8 +81,8 @@ def snapshot(records: Records) -> dict[str, Any]:
             "state": _state(records, made),
             "totals": _totals(records, made),
             "confirmed": _confirmed(made),
-            "columns": [to_plain(column) for column in columns(config, made)],
-            "rows": [_row(row, made) | _told_again(made, row.candidate) for row in made.rows],
+            "columns": [to_plain(column) for column in columns(config, made.costs.device, rows)],
+            "rows": rows,
             "references": [_reference(made, rung) for rung in range(len(config["ladder"]["steps"]))],
             "progress": [[s.trial, s.candidate, s.rung, s.score, s.record] for s in figures.progress(records)],
             "fronts": _fronts(made),
@@ -113,56 +114,41 @@ def unreadable(config: Mapping[str, Any], message: str) -> dict[str, Any]:
     return plain | {"state": plain["state"] | told}
 
 
-def columns(config: Mapping[str, Any], made: Board) -> list[Column]:
-    """The leaderboard's columns, in order; those of fresh seeds, of times and of dollars if there are any."""
+_ALWAYS = ("rank", "candidate", "name", "arm", "rung", "score", "error", "seeds", "delta", "params", "flops", "parents")
+"""Columns that are there whatever the rows hold; others only if a row has something there."""
+
+
+def columns(config: Mapping[str, Any], device: str, rows: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """The leaderboard's columns, what decides first: of the confirmation, of the search, then the details of both.
+
+    Args:
+      config: of the run.
+      device: on which times were measured.
+      rows: that the columns are for.
+    """
     digits = config["decimals"]
     score = f"{config['metric']} on validation, {'higher' if config['maximize'] else 'lower'} is better; {UNCONFIRMED}"
-    return [
+    found = [
         Column(key="rank", heading="#", title="place: a higher rung comes before a better score", kind="number"),
         Column(key="candidate", heading="id", title="candidate; opens its page", kind="candidate"),
         Column(key="name", heading="idea or name", title="first words of its docstring; of a baseline its name"),
         Column(key="arm", heading="arm", title="who wrote it"),
-        *(_fresh_columns(digits, made) if made.confirmed else ()),
+        Column(key="claim", heading="claim", title="better than every baseline on test, after Holm over the finalists"),
+        Column(
+            key="test", heading="test", kind="estimate", digits=digits,
+            title="mean on the test split over fresh seeds ± standard error",
+        ),
         Column(key="rung", heading="rung", title="highest rung with a score, in training steps", kind="rung"),
         Column(key="score", heading="score", title=score, kind="number", digits=digits),
-        Column(
-            key="error", heading="±", title="standard error of a baseline's mean, σ/√n", kind="number", digits=digits
-        ),
-        Column(key="seeds", heading="n", title="seeds that the score is the mean of", kind="number"),
         Column(
             key="delta", heading="Δσ", kind="signed", digits=1,
             title="better than the best baseline at the same rung by so many σ of a seed",
         ),
         Column(key="params", heading="params", title="trainable numbers, at default tunables", kind="count"),
         Column(key="flops", heading="FLOPs", title="of an inference on one example, at default tunables", kind="count"),
-        *(_speed_columns(made) if made.costs.device else ()),
-        Column(key="lr", heading="lr", title="learning rate of the trial", kind="real"),
-        Column(key="used_s", heading="used, s", title="seconds its jobs held a worker", kind="number", digits=1),
-        *(
-            [Column(key="usd", heading="$", title="of the calls that wrote it", kind="number", digits=4)]
-            if any(cost.usd is not None for cost in made.costs.by_candidate.values())
-            else ()
-        ),
-        Column(key="parents", heading="parents", title="what it was made from", kind="candidates"),
-    ]  # fmt: skip
-
-
-def _speed_columns(made: Board) -> list[Column]:
-    return [
         Column(
             key="step_us", heading="step, µs", kind="number", digits=1,
-            title=f"time of a training step at the best trial's values, fastest of several, on {made.costs.device}",
-        )
-    ]  # fmt: skip
-
-
-def _fresh_columns(digits: int, made: Board) -> list[Column]:
-    timed = any(made.costs.of(one.row.candidate).inference_s for one in made.confirmed)
-    return [
-        Column(key="claim", heading="claim", title="better than every baseline on test, after Holm over the finalists"),
-        Column(
-            key="test", heading="test", kind="estimate", digits=digits,
-            title="mean on the test split over fresh seeds ± standard error",
+            title=f"time of a training step at the best trial's values, fastest of several, on {device}",
         ),
         Column(key="places", heading="places", title="that the test score allows: all pairs, after Holm", kind="range"),
         Column(
@@ -178,27 +164,24 @@ def _fresh_columns(digits: int, made: Board) -> list[Column]:
             key="reuse", heading="reuse", kind="change", digits=digits,
             title="validation minus test, less the baselines' mean of the same, ± standard error",
         ),
-        *(
-            [
-                Column(
-                    key="match", heading="match", kind="number", digits=2,
-                    title="training FLOPs until the best baseline's score is reached, over that baseline's own",
-                )
-            ]
-            if made.matches
-            else ()
+        Column(
+            key="match", heading="match", kind="number", digits=2,
+            title="training FLOPs until the best baseline's score is reached, over that baseline's own",
         ),
-        *(
-            [
-                Column(
-                    key="inference_us", heading="infer, µs", kind="number", digits=2,
-                    title=f"time of one example in a large batch, fastest of several, on {made.costs.device}",
-                )
-            ]
-            if timed
-            else ()
+        Column(
+            key="inference_us", heading="infer, µs", kind="number", digits=2,
+            title=f"time of one example in a large batch, fastest of several, on {device}",
         ),
+        Column(
+            key="error", heading="±", title="standard error of a baseline's mean, σ/√n", kind="number", digits=digits
+        ),
+        Column(key="seeds", heading="n", title="seeds that the score is the mean of", kind="number"),
+        Column(key="lr", heading="lr", title="learning rate of the trial", kind="real"),
+        Column(key="used_s", heading="used, s", title="seconds its jobs held a worker", kind="number", digits=1),
+        Column(key="usd", heading="$", title="of the calls that wrote it", kind="number", digits=4),
+        Column(key="parents", heading="parents", title="what it was made from", kind="candidates"),
     ]  # fmt: skip
+    return [one for one in found if one.key in _ALWAYS or any(row.get(one.key) is not None for row in rows)]
 
 
 # ---- the run
