@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from nas.records import Retraining, Trial
+from nas.records import CONFIRMING, Retraining, Trial
 from nas.store import Score, Task
 
 
@@ -60,13 +60,14 @@ def costs(
     tasks: Sequence[Task], trials: Sequence[Trial], scores: Sequence[Score], retrainings: Sequence[Retraining]
 ) -> Costs:
     """Add up what a run's candidates cost; arguments are its tables."""
+    retrainings = [row for row in retrainings if row.purpose in CONFIRMING]
     usages = [(task.candidate, task.usage or {}) for task in tasks] + [(r.candidate, r.usage) for r in retrainings]
     measured = Counter(usage["device"] for _, usage in usages if "step_s" in usage)
     device = min(measured, key=lambda name: (-measured[name], name), default="")
     steps = _steps(tasks, trials, scores, retrainings, device)
     inference: dict[int, float] = {}
     for row in retrainings:
-        if row.usage.get("device") == device and "inference_s" in row.usage and _of_itself(row):
+        if row.usage.get("device") == device and "inference_s" in row.usage:
             inference[row.candidate] = min(row.usage["inference_s"], inference.get(row.candidate, float("inf")))
     seconds: Counter[int] = Counter()
     calls: dict[int, list[str | None]] = {}
@@ -104,18 +105,13 @@ def _steps(
     found += [
         (row.candidate, row.values, row.usage["step_s"])
         for row in retrainings
-        if row.usage.get("device") == device and "step_s" in row.usage and _of_itself(row)
+        if row.usage.get("device") == device and "step_s" in row.usage
     ]
     fastest: dict[int, dict[str, float]] = {}
     for candidate, values, seconds in found:
         mine, key = fastest.setdefault(candidate, {}), _text(values)
         mine[key] = min(seconds, mine.get(key, seconds))
     return fastest
-
-
-def _of_itself(row: Retraining) -> bool:
-    """Whether a later training was of the candidate as it is, not at another size or with a piece exchanged."""
-    return row.purpose in ("numbers", "seeds")
 
 
 def _sum(prices: Iterable[str | None]) -> Decimal | None:

@@ -203,6 +203,10 @@ class Trial:
     seed: int
 
 
+CONFIRMING = ("numbers", "seeds")
+"""Purposes of trainings that belong to a confirmation, of the candidates as they are."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retraining:
     """One training after the search: to find a baseline's numbers, to confirm with a fresh seed, or to learn more.

@@ -24,7 +24,7 @@ from nas.across import README, check, read_folder, strangers, to_markdown
 from nas.judge.belief import BASELINE_SEEDS, SEEDS
 from nas.leaderboard import RESULTS, find_run
 from nas.progress import one_line
-from nas.records import Retraining, Value, defaults, to_plain
+from nas.records import CONFIRMING, Retraining, Value, defaults, to_plain
 from nas.space import SearchSpace, SpaceError, digest, load
 from nas.standings import Board, Confirmed, Records, board, read
 from nas.store import Entry, Store, StoreError, write_file
@@ -83,6 +83,7 @@ def entry_files(records: Records, candidate: int, space: SearchSpace, name: str)
         "accesses": dict(records.accesses),
         "versions": dict(config["versions"]),
         "machine": dict(config["machine"]),
+        "confirmed_on": sorted({row.usage["device"] for row in records.retrainings if "device" in row.usage}),
         "cost": _cost(records, made, candidate),
         "files": {file: hashlib.sha256(content).hexdigest() for file, content in files.items()},
     }
@@ -186,7 +187,7 @@ def _cost(records: Records, made: Board, candidate: int) -> dict[str, Any]:
     """Device seconds and dollars, of the whole run and of the candidate."""
     search = {task.slot: (task.usage or {}).get("wall_s", 0.0) for task in records.tasks}
     own = [task.slot for task in records.tasks if task.candidate == candidate]
-    again = [(row.candidate, row.usage.get("wall_s", 0.0)) for row in records.retrainings]
+    again = [(r.candidate, r.usage.get("wall_s", 0.0)) for r in records.retrainings if r.purpose in CONFIRMING]
     paid = made.spending
     return {
         "candidate_search_s": round(sum(search[slot] for slot in own), 3),

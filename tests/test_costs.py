@@ -31,7 +31,7 @@ def test_seconds_and_dollars_of_all_that_was_done_are_added() -> None:
     calls = [{"usd": "0.10"}, {"usd": "0.025"}]
     tasks = [task(0, 1, wall_s=2.0, calls=calls), task(1, 1, wall_s=1.5), task(2, 2, wall_s=4.0)]
     made = costs(tasks, [], [], [again(1, wall_s=5.0), again(1, "scale width=2", wall_s=7.0)])
-    assert (made.of(1).device_s, made.of(1).usd) == (15.5, Decimal("0.125"))
+    assert (made.of(1).device_s, made.of(1).usd) == (8.5, Decimal("0.125"))
     assert (made.of(2).device_s, made.of(2).usd, made.of(3).device_s) == (4.0, None, 0.0)
     assert costs([task(0, 1, calls=[{"usd": "0.1"}, {"usd": None}])], [], [], []).of(1).usd is None
 
