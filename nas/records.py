@@ -214,7 +214,7 @@ class Retraining:
     Attributes:
       candidate: whom it trains.
       purpose: `numbers` are draws of a baseline, `seeds` are trainings with one set of numbers and fresh seeds;
-        `scale AXIS=FACTOR` are at another size of the space, `ablate PIECE` have a piece of the winner put back.
+        `scale AXIS=FACTOR` are at another size of the space, `ablate HASH` have a piece of the winner put back.
       place: which one of that purpose, from 0.
       rung: index of the rung that it was trained to.
       values: of the candidate's own tunables.
