@@ -27,6 +27,7 @@ from nas.judge.belief import BASELINE_SEEDS, FIRST_SEEDS, SEEDS, go_on
 from nas.loop import stop_on_signals
 from nas.machine import machine
 from nas.records import (
+    CONFIRMING,
     Choice,
     Failure,
     Integer,
@@ -260,29 +261,11 @@ class Confirmation:
         self._store([dataclasses.replace(row, cost=facts["cost"]) for row in rows], event)
 
     def _store(self, rows: Sequence[Retraining], event: Event) -> None:
-        failure = without_answer(event)
-        if failure is not None and failure.blame == "machine":
-            self.said(f"candidate {rows[0].candidate}: {failure.message}; confirm again to repeat it")
-            return
-        usage: dict[str, Any] = {
-            "cpu_s": event.usage.cpu_s / len(rows), "wall_s": event.usage.wall_s / len(rows)
-        }  # fmt: skip
-        if failure is None:
-            usage |= {key: event.result[key] for key in ("step_s", "device") if event.result.get(key) is not None}
-        results = [{"points": [], "failure": to_plain(failure)}] * len(rows) if failure else event.result["trials"]
-        made = []
-        for row, result in zip(rows, results, strict=True):
-            points = [Point(**point) for point, _ in result["points"]]
-            failed = Failure(**result["failure"]) if "failure" in result else None
-            timed = {key: result[key] for key in ("inference_s",) if key in result}
-            made.append(
-                dataclasses.replace(
-                    row, point=None if failed or not points else points[-1], failure=failed, test=result.get("test"),
-                    curve=[(point.step, point.score) for point in points] if len(points) > 1 else (),
-                    usage=usage | timed,
-                )
-            )  # fmt: skip
-        self.store.retrain(made)
+        made = measured(rows, event)
+        if isinstance(made, Failure):
+            self.said(f"candidate {rows[0].candidate}: {made.message}; confirm again to repeat it")
+        else:
+            self.store.retrain(made)
 
     def _mine(self, candidate: int, purpose: str, count: int) -> bool:
         rows = [row for row in self.store.retrainings() if (row.candidate, row.purpose) == (candidate, purpose)]
@@ -324,13 +307,45 @@ class Confirmation:
         return True
 
     def _keep(self, candidate: int, folder: Path) -> None:
-        rows = [row for row in self.store.retrainings() if row.candidate == candidate]
+        rows = [row for row in self.store.retrainings() if row.candidate == candidate and row.purpose in CONFIRMING]
         folder.mkdir(parents=True, exist_ok=True)
         for row in rows:
             if row.test is not None:
                 shutil.copyfile(self.store.test_path(candidate, row.place), folder / f"{row.place:02d}.npz")
         # Last, so that what is named by it is there.
         write_file(folder / "trainings.json", json.dumps([to_plain(row) for row in rows], indent=1).encode())
+
+
+def measured(rows: Sequence[Retraining], event: Event) -> list[Retraining] | Failure:
+    """What a training job says of its rows.
+
+    Args:
+      rows: without what was to be measured, in the order of the job's trials.
+      event: how the job ended.
+    Returns:
+      The rows with points, failures, curves and usage; or the failure, if it is the machine's: then nothing is known.
+    Raises:
+      StoreError: its files could not be used.
+    """
+    failure = without_answer(event)
+    if failure is not None and failure.blame == "machine":
+        return failure
+    usage: dict[str, Any] = {"cpu_s": event.usage.cpu_s / len(rows), "wall_s": event.usage.wall_s / len(rows)}
+    if failure is None:
+        usage |= {key: event.result[key] for key in ("step_s", "device") if event.result.get(key) is not None}
+    results = [{"points": [], "failure": to_plain(failure)}] * len(rows) if failure else event.result["trials"]
+    made = []
+    for row, result in zip(rows, results, strict=True):
+        points = [Point(**point) for point, _ in result["points"]]
+        failed = Failure(**result["failure"]) if "failure" in result else None
+        timed = {key: result[key] for key in ("inference_s",) if key in result}
+        made.append(
+            dataclasses.replace(
+                row, point=None if failed or not points else points[-1], failure=failed, test=result.get("test"),
+                curve=[(point.step, point.score) for point in points] if len(points) > 1 else (), usage=usage | timed,
+            )
+        )  # fmt: skip
+    return made
 
 
 def _finalists(records: Records, count: int) -> list[Row]:

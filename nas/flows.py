@@ -6,6 +6,7 @@ and on any machine. Numbers, seeds and names of files are given to it.
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from nas.admit import Admitted, Flow, admit
@@ -79,7 +80,17 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where and for what a run's tasks work."""
+    """Where and for what a run's tasks work.
+
+    Attributes:
+      reference: of the space.
+      space: what it names.
+      store: of the run.
+      examples: in the validation split.
+      accelerators: how many there are.
+      platform: `cpu`, `cuda` or `tpu`.
+      data: folder of the arrays that trainers map; None is the run's own.
+    """
 
     reference: str
     space: SearchSpace
@@ -87,6 +98,7 @@ class Place:
     examples: int
     accelerators: int = 0
     platform: str = "cpu"
+    data: Path | None = None
 
     def keep_program(self, admitted: Admitted) -> dict[str, Any]:
         """Write a program's artifacts where trainers find them, and decide how it is run."""
@@ -209,7 +221,7 @@ def training(
         "digest": facts["digest"],
         "param_leaves": facts["param_leaves"],
         "how": dict(facts["plan"]),
-        "data": str(store.folder / "data"),
+        "data": str(place.data or store.folder / "data"),
         "cache": str(store.folder / "cache"),
         "start": start,
         "stops": list(stops),

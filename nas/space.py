@@ -2,17 +2,19 @@
 
 A space is one Python file that binds `SPACE` to a `SearchSpace` (and, optionally, `VARIANTS` to a dict of further
 ones). It says what is trained (task), what a candidate must look like (scope, spec, contract), how it is trained
-(recipe, ladder), what it is compared with (baselines) and what evolution may combine (grammar). Loading a space must
-not import JAX: the loss and the score import it when they are called, in the trainer.
+(recipe, ladder), what it is compared with (baselines), what evolution may combine (grammar) and, optionally, how it is
+made larger (scale). Loading a space must not import JAX: the loss and the score import it when they are called, in the
+trainer.
 """
 
 import hashlib
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -204,6 +206,9 @@ class SearchSpace:
       baselines: source text of known architectures by name, in the order in which they are trained.
       guidance: a page of text on the task, for whoever writes candidates.
       baseline_seeds: seeds with which each baseline's best draw is trained to the top rung.
+      scale: how the space is made larger, by axis (`width`, `depth`, `data`, `steps`, …): a function of the space and a
+        whole factor. Candidates stay as they are, validation and test split too; limits grow along, or go. No score of
+        the space itself depends on it. `load("name@width=2")` gives what it makes.
     """
 
     name: str
@@ -219,6 +224,7 @@ class SearchSpace:
     guidance: str = ""
     skeleton: Callable[..., Any] | None = None
     baseline_seeds: int = 3
+    scale: "Mapping[str, Callable[[SearchSpace, int], SearchSpace]]" = field(default_factory=dict)
 
 
 def read_sources(folder: Path) -> dict[str, str]:
@@ -247,10 +253,62 @@ def load(reference: str) -> SearchSpace:
 
     Args:
       reference: a name (`mnist1d`), a name with a variant (`mnist1d:shuffled`), a file (`my_space.py`, optionally with
-        `:variant`), or an object of a module (`package.module:SPACE`).
+        `:variant`), or an object of a module (`package.module:SPACE`); each of them with `@axis=factor` after it for
+        the same space made larger (`mnist1d:block@depth=4`), whose name then ends so too: its scores are not the
+        space's.
     Raises:
-      SpaceError: there is no such space, or its file fails; the message has one line.
+      SpaceError: there is no such space, its file fails, or it cannot be made larger so; the message has one line.
     """
+    reference, axis, factor = _parts(reference)
+    return _scaled(load(reference), reference, axis, factor) if axis else _find(reference)
+
+
+def canonical(reference: str) -> str:
+    """The reference in a form that finds the same space from any working directory."""
+    plain, axis, factor = _parts(reference)
+    if axis:
+        return f"{canonical(plain)}@{axis}={factor}"
+    head, colon, variant = reference.partition(":")
+    return f"{Path(head).resolve()}{colon}{variant}" if head.endswith(".py") or "/" in head else reference
+
+
+def _parts(reference: str) -> tuple[str, str, int]:
+    """A reference without its last `@axis=factor`, the axis and the factor; "" and 1 if there is none."""
+    found = re.fullmatch(r"(.+)@([^@=/:]*)=([^@=/]*)", reference)
+    if found is None:
+        return reference, "", 1
+    plain, axis, factor = found.groups()
+    if not axis.isidentifier() or not re.fullmatch(r"[1-9][0-9]{0,5}", factor):
+        raise SpaceError(
+            f"space '{reference}': '{axis}={factor}' is no axis and whole factor from 1; write it as {plain}@width=2"
+        )
+    return plain, axis, int(factor)
+
+
+def _scaled(space: SearchSpace, reference: str, axis: str, factor: int) -> SearchSpace:
+    """The space made larger along an axis; by a factor of 1 the space itself."""
+    if axis not in space.scale:
+        known = ", ".join(sorted(space.scale)) or "no axis at all"
+        raise SpaceError(
+            f"space '{reference}' does not say how its {axis} grows; its scale has {known}. Name an axis that it has, "
+            f"or add '{axis}' to it."
+        )
+    if factor == 1:
+        return space
+    try:
+        made = space.scale[axis](space, factor)
+    except Exception as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise SpaceError(f"space '{reference}': scale['{axis}'] fails at {factor}: {text}. Mend it.") from error
+    if not isinstance(made, SearchSpace):
+        raise SpaceError(
+            f"space '{reference}': scale['{axis}'] returns {type(made).__name__} at {factor}; return a SearchSpace, "
+            "for instance dataclasses.replace(space, ...)."
+        )
+    return replace(made, name=f"{space.name}@{axis}={factor}")
+
+
+def _find(reference: str) -> SearchSpace:
     head, _, variant = reference.partition(":")
     if head.endswith(".py") or "/" in head:
         return _pick(_import_file(Path(head), reference), variant, reference)
@@ -265,12 +323,6 @@ def load(reference: str) -> SearchSpace:
         f"space '{reference}' is not known; installed are {', '.join(names()) or 'none'}. "
         "Give one of them, a file (my_space.py) or an object (package.module:SPACE)."
     )
-
-
-def canonical(reference: str) -> str:
-    """The reference in a form that finds the same space from any working directory."""
-    head, colon, variant = reference.partition(":")
-    return f"{Path(head).resolve()}{colon}{variant}" if head.endswith(".py") or "/" in head else reference
 
 
 def _import(module: str, reference: str) -> Any:

@@ -2,9 +2,10 @@
 
 In goes the reference of a space, out comes one finding for each check, and for a broken space one sentence that says
 what is wrong and what to change. It looks at what the space declares, at its data, at its loss and score, at what the
-random arm and evolution make of its grammar, and sends the baselines and some random candidates through the same door
-as a search does: gate, trace, check, a few training steps. It does not judge whether the task is a good one: how far
-the baselines stand from what is possible is measured, in the space's README.
+random arm and evolution make of its grammar, at what each axis of its scale makes of it, and sends the baselines and
+some random candidates through the same door as a search does: gate, trace, check, a few training steps. It does not
+judge whether the task is a good one: how far the baselines stand from what is possible is measured, in the space's
+README.
 
 A stage that finds something wrong is the last: what follows it would fail for the same reason, and say it worse.
 """
@@ -39,6 +40,8 @@ SAMPLES = 8
 TRAINING_STEPS = 200
 """Most steps in which a baseline's training loss must fall."""
 CHUNKS = 4  # in which they are run; the mean loss of the last is compared with that of the first
+FACTOR = 2
+"""By which the space is made larger along each axis of its scale, to see whether that works."""
 
 T = TypeVar("T")
 Check = tuple[str, Callable[[], str | None]]
@@ -71,12 +74,14 @@ def battery(reference: str, executor: Executor | None = None) -> Iterator[Findin
     apart: dict[str, Any] = {}
     splits: dict[str, Split] = {}
     stages = (_declarations(space), _process(reference, apart), _data(space, splits, apart))
-    for stage in (*stages, _functions(space, splits), _proposals(space)):  # generators: none has run yet
+    stages = (*stages, _scales(space, reference, splits), _functions(space, splits), _proposals(space))
+    for stage in stages:  # generators: none has run yet
         if (yield from _run(stage)):
             return
     with tempfile.TemporaryDirectory(prefix="nas-testing-") as folder:
         with contextlib.nullcontext(executor) if executor is not None else LocalExecutor(preload=PRELOAD) as runs:
-            yield from _run(_programs(space, reference, runs, Path(folder)))
+            if not (yield from _run(_programs(space, reference, runs, Path(folder)))):
+                yield from _run(_scaled_programs(space, reference, runs))
 
 
 def _run(stage: Iterator[Check]) -> Generator[Finding, None, bool]:
@@ -105,7 +110,7 @@ def _declarations(space: SearchSpace) -> Iterator[Check]:
 
 
 def _identity(space: SearchSpace) -> str | None:
-    plain = space.name.replace(":", "_")
+    plain = space.name.partition("@")[0].replace(":", "_")  # a space that was made larger is called name@axis=factor
     if not (plain.isidentifier() and plain == plain.lower()):
         return f"name {space.name!r} is not lower-case letters, digits and _; rename it, with :variant for a variant"
     if not (isinstance(space.version, int) and space.version >= 1):
@@ -215,9 +220,13 @@ def _split(space: SearchSpace, name: str, splits: dict[str, Split], digest: str)
     if name != "train" and (len(inputs) == 0 or len(inputs) % recipe.eval_batch):
         return f"recipe.eval_batch={recipe.eval_batch} does not divide {len(inputs)} examples; choose a divisor"
     same = all(np.array_equal(a, b) for a, b in zip((inputs, targets), again, strict=True))
-    if not same or hashlib.sha256(inputs.tobytes() + targets.tobytes()).hexdigest() != digest:
+    if not same or _hash(splits[name]) != digest:
         return "two calls, or two processes, give different examples; make them from a fixed seed of their own"
     return _values(space, inputs, targets)
+
+
+def _hash(split: Split) -> str:
+    return hashlib.sha256(b"".join(part.tobytes() for part in split)).hexdigest()
 
 
 def _values(space: SearchSpace, inputs: np.ndarray, targets: np.ndarray) -> str | None:
@@ -242,6 +251,65 @@ def _overlap(splits: Mapping[str, Split]) -> str | None:
         if shared:
             return f"{shared} inputs of {second} are in {first} too; make the splits from different examples"
     return None
+
+
+# ---- scale -------------------------------------------------------------------------------------------------------
+
+
+def _scales(space: SearchSpace, reference: str, splits: Mapping[str, Split]) -> Iterator[Check]:
+    for axis in space.scale:
+        yield f"scale {axis}", lambda axis=axis: _scale(space, f"{reference}@{axis}={FACTOR}", axis, splits)
+
+
+def _scale(space: SearchSpace, reference: str, axis: str, splits: Mapping[str, Split]) -> str | None:
+    if not axis.isidentifier():
+        return f"the axis {axis!r} cannot be written as @{axis}={FACTOR}; name it with letters, digits and _"
+    made = load(reference)
+    for name, look in _declarations(made):
+        if (problem := look()) is not None:
+            return f"at {FACTOR} times, {name}: {problem}"
+    for name in ("scope", "baselines", "grammar"):
+        if getattr(made, name) != getattr(space, name):
+            return f"it changes {name}; what is compared must stay the same, so leave it as it is"
+    if (made.task.metric, made.task.maximize) != (space.task.metric, space.task.maximize):
+        return "it changes task.metric or task.maximize; scores must stay comparable, so leave them as they are"
+    if made.task.split is not space.task.split:
+        return _scaled_data(made, splits)
+    return f"it changes nothing at {FACTOR} times; return a larger space" if _same(made, space) else None
+
+
+def _same(one: SearchSpace, other: SearchSpace) -> bool:
+    return dataclasses.replace(one, name=other.name) == other
+
+
+def _scaled_data(made: SearchSpace, splits: Mapping[str, Split]) -> str | None:
+    """More to train on; the same to be scored on, and none of it to train on."""
+    found = {name: Split(*made.task.split(name)) for name in SPLITS}
+    for name in ("validation", "test"):
+        if not all(np.array_equal(a, b) for a, b in zip(found[name], splits[name], strict=True)):
+            return (
+                f"its {name} split is another one; scores at two sizes need the same examples, so let train alone grow"
+            )
+    if len(found["train"].inputs) == len(splits["train"].inputs):
+        return f"its train split has {len(found['train'].inputs)} examples as before; make more"
+    return _split(made, "train", dict(found), _hash(found["train"])) or _overlap(found)
+
+
+def _scaled_programs(space: SearchSpace, reference: str, executor: Executor) -> Iterator[Check]:
+    """Baselines at every axis along which what is traced changes."""
+    for axis in space.scale:
+        large = f"{reference}@{axis}={FACTOR}"
+        made = load(large)
+        if all(getattr(made, part) == getattr(space, part) for part in ("spec", "contract", "recipe", "skeleton")):
+            continue
+        values = {name: defaults(gate.check(source, space.scope).tunables) for name, source in space.baselines.items()}
+        flows = [
+            admit(large, source, values[name], tag=f"{large} baseline {name}")
+            for name, source in space.baselines.items()
+        ]
+        found = drive(executor, _together(flows))
+        for name, outcome in zip(space.baselines, found, strict=True):
+            yield f"scale {axis}, baseline {name}: admitted", lambda outcome=outcome: _failure(outcome)
 
 
 # ---- loss and score ----------------------------------------------------------------------------------------------

@@ -12,11 +12,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 
-from nas.confirm import kept_folder
+from nas.confirm import Confirmation, kept_folder
+from nas.execute import Executor
+from nas.flows import Place
 from nas.judge.belief import BASELINE_SEEDS, FIRST_SEEDS, SEEDS
 from nas.leaderboard import main as leaderboard
 from nas.leaderboard import to_csv, to_json, to_markdown
@@ -193,6 +196,18 @@ def test_baselines_serve_the_next_run_and_what_is_damaged_is_trained_again(folde
         assert [(r.seed, r.point, r.test) for r in mine] == [(r.seed, r.point, r.test) for r in theirs]
         assert all(bool(row.usage.get("cached")) == (name != "linear") for row in mine)
     assert (broken / "03.npz").exists()
+
+
+def test_what_is_kept_for_other_runs_holds_no_training_at_another_size(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "first", tmp_path / "run")
+    store = Store(tmp_path / "run", write=True)
+    row = next(row for row in store.retrainings() if row.purpose == "seeds")
+    store.retrain([dataclasses.replace(row, purpose="scale width=2", test=None)])
+    place = Place(reference=RINGS, space=load(RINGS), store=store, examples=400)
+    Confirmation(place, cast(Executor, None), 0, tmp_path, print)._keep(row.candidate, tmp_path / "kept")
+    kept = json.loads((tmp_path / "kept" / "trainings.json").read_text("utf-8"))
+    assert {one["purpose"] for one in kept} == {"numbers", "seeds"}
+    store.close()
 
 
 @pytest.mark.slow

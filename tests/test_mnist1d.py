@@ -89,6 +89,39 @@ def test_block_variant_keeps_the_length_of_the_series() -> None:
     assert not any("::2" in primitive.call or "strides" in primitive.init for primitive in kept)
 
 
+def test_more_data_begin_with_the_published_and_add_fresh_ones() -> None:
+    one, two, four = (load(f"mnist1d@data={factor}").task.split("train") for factor in (1, 2, 4))
+    assert [len(split.inputs) for split in (one, two, four)] == [4_000, 8_000, 16_000]
+    for small, large in ((one, two), (two, four)):
+        np.testing.assert_array_equal(large.inputs[: len(small.inputs)], small.inputs)
+        np.testing.assert_array_equal(large.targets[: len(small.targets)], small.targets)
+    rows = {row.tobytes() for row in four.inputs}
+    assert len(rows) == 16_000 and (np.bincount(four.targets[4_000:]) == 1_200).all()
+    for name in ("validation", "test"):
+        assert not rows & {row.tobytes() for row in SPACE.task.split(name).inputs}
+
+
+def test_shuffled_data_are_permuted_at_every_size() -> None:
+    order, plain = data.published().positions, load("mnist1d@data=2").task.split("train")
+    shuffled = load("mnist1d:shuffled@data=2").task.split("train")
+    np.testing.assert_array_equal(shuffled.inputs, plain.inputs[:, order])
+
+
+def test_limits_grow_with_the_square_of_the_width_and_with_depth() -> None:
+    wide, deep, long = load("mnist1d@width=4"), load("mnist1d:block@depth=4"), load("mnist1d@steps=4")
+    assert (wide.spec.width, wide.contract.max_params, wide.contract.max_flops) == (16, 19_200, 192_000)
+    assert (deep.spec.depth, deep.spec.width) == (8, 8)
+    assert (deep.contract.max_params, deep.contract.max_flops) == (8_000, 320_000)
+    assert long.ladder.steps == (1_000, 4_000, 16_000) and long.contract == SPACE.contract
+
+
+def test_depth_is_an_axis_of_blocks_alone() -> None:
+    assert {name: sorted(space.scale) for name, space in VARIANTS.items()} == {
+        "shuffled": ["data", "steps", "width"],
+        "block": ["data", "depth", "steps", "width"],
+    }
+
+
 def test_loss_and_score_are_cross_entropy_and_correctness() -> None:
     outputs = np.log(np.array([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]], np.float32))
     targets = np.array([1, 2], np.int32)

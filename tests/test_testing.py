@@ -1,7 +1,7 @@
 """The battery: sound spaces pass it, and a broken one is told in one sentence what is wrong with it."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +163,53 @@ def test_equal_baselines_are_told() -> None:
     same, other = (Admitted(blobs={}, facts={"fingerprint": mark}) for mark in "ab")
     assert testing._same_program({"one": same, "two": other}) is None
     assert "'one' and 'three' are the same" in str(testing._same_program({"one": same, "two": other, "three": same}))
+
+
+RINGS = SPACES / "rings.py"
+SCALES = {
+    "width=factor * space.spec.width)": ("width=space.spec.width)", "width", "changes nothing at 2 times"),
+    "width=factor * space.spec.width) ": ("width=factor * space.spec.width, heads=3)", "width", "does not divide"),
+    "factor * step for": ("factor + 0 * step for", "steps", "at 2 times, ladder: ladder.steps is (2, 2, 2)"),
+    "ladder=dataclasses.replace(space.ladder": (
+        "baselines={}, ladder=dataclasses.replace(space.ladder", "steps", "at 2 times, name and version",
+    ),
+    "ladder=dataclasses.replace(space.ladder ": (
+        "scope='Block', ladder=dataclasses.replace(space.ladder", "steps", "it changes scope",
+    ),
+    '(times if name == "train" else 1)': ("times", "data", "validation split is another one"),
+    "functools.partial(split, times=factor)": ("functools.partial(split)", "data", "400 examples as before"),
+    '"data": more_data': ('"more data": more_data', "more data", "cannot be written"),
+    "task = dataclasses.replace(space.task": ("task = dataclasses.replace(1", "data", "scale['data'] fails at 2"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("old", SCALES)
+def test_broken_scale_is_told(tmp_path: Path, old: str) -> None:
+    new, axis, told = SCALES[old]
+    whole = tmp_path / "whole.py"
+    whole.write_text(
+        RINGS.read_text("utf-8").replace("baseline_seeds=2,", "baseline_seeds=2, guidance='Inside?',"), "utf-8"
+    )
+    reference = broken(tmp_path, old.rstrip(), new, whole)
+    space = load(reference)
+    splits = {name: space.task.split(name) for name in testing.SPLITS}
+    found = {f.check: f.problem for f in collect(testing._run(testing._scales(space, reference, splits)))}
+    problem = found.pop(f"scale {axis}")
+    assert problem is not None and told in problem and list(found.values()) == [None, None]
+
+
+def collect(run: Generator[testing.Finding, None, bool]) -> list[testing.Finding]:
+    return list(run)
+
+
+def test_baseline_that_no_larger_size_admits_is_told(tmp_path: Path, executor: Executor) -> None:
+    reference = broken(tmp_path, "max_params=400", "max_params=120", RINGS) + ":growing"
+    found = list(testing._run(testing._scaled_programs(load(reference), reference, executor)))
+    assert [f.check for f in found] == [
+        "scale width, baseline linear: admitted",
+        "scale width, baseline wide: admitted",
+    ]
+    assert found[0].problem is None and "178 parameters; the space allows 120" in str(found[1].problem)
 
 
 def test_loss_that_does_not_fall_is_told(tmp_path: Path, executor: Executor) -> None:

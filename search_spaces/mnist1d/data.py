@@ -19,6 +19,8 @@ LENGTH = 40
 CLASSES = 10
 FRESH = {"validation": (1, 20_000), "test": (2, 20_000)}
 """Seed and number of examples of the splits that are not published."""
+MORE_SEED = 1_000
+"""Of the first 4,000 training examples beyond the published ones; the next 4,000 have the next seed, and so on."""
 
 PUBLISHED_SEED = 42
 PUBLISHED_EXAMPLES = 5_000
@@ -67,18 +69,23 @@ class Published(NamedTuple):
     deviation: float
 
 
-def split(name: str, *, shuffled: bool = False) -> Split:
+def split(name: str, *, shuffled: bool = False, times: int = 1) -> Split:
     """The examples of a split: inputs (N, 40, 1) float32, targets (N,) int32.
 
     Args:
       name: "train" (the published 4,000), "validation" or "test" (20,000 fresh ones each).
       shuffled: permute the positions, the same way in every example and split; the control without locality.
+      times: so many times 4,000 training examples: the published ones, then fresh ones. Less is the beginning of more.
     Raises:
       ValueError: there is no such split.
     """
     data = published()
     if name == "train":
         inputs, labels = data.inputs[:PUBLISHED_TRAIN], data.labels[:PUBLISHED_TRAIN]
+        for part in range(times - 1):
+            more, targets = _fresh(MORE_SEED + part, PUBLISHED_TRAIN)
+            inputs = np.concatenate([inputs, (more - data.mean) / data.deviation])
+            labels = np.concatenate([labels, targets])
     elif name in FRESH:
         seed, examples = FRESH[name]
         inputs, labels = _fresh(seed, examples)

@@ -3,6 +3,7 @@
     python -m nas.search --budget 200                               seconds a candidate, minutes in all, on two cores
     python -m nas.search --space mnist1d:shuffled --budget 200      the control: positions permuted, locality gone
     python -m nas.search --space mnist1d:block --budget 200         one residual-stream block, stacked by a skeleton
+    python -m nas.scale RUN --top 3 --factors 2,4                   does what was found hold where there is more?
 
 Why the limits are what they are, and how far beyond the baselines a search gets within them: `README.md` beside this
 file. The data is made by `data.py`; nothing is downloaded.
@@ -291,6 +292,47 @@ gradients at the start well scaled.
 
 _TASK = Task(split=data.split, loss=loss, score=score, metric="accuracy")
 
+
+# ---- scale: what `nas.scale` makes larger. Task, validation, test and every source stay as they are. ----
+
+
+def _grown(space: SearchSpace, times: int, **spec: int) -> SearchSpace:
+    """The space with another spec, and so many times the limits."""
+    contract = space.contract
+    limits = {name: getattr(contract, name) for name in ("max_params", "max_flops", "max_memory_bytes")}
+    larger = {name: limit and times * limit for name, limit in limits.items()}
+    return dataclasses.replace(
+        space, spec=dataclasses.replace(space.spec, **spec), contract=dataclasses.replace(contract, **larger)
+    )
+
+
+def wider(space: SearchSpace, factor: int) -> SearchSpace:
+    """`factor` times the features; limits grow by its square, as no layer whose cost is quadratic in them exceeds."""
+    return _grown(space, factor**2, width=factor * space.spec.width)
+
+
+def deeper(space: SearchSpace, factor: int) -> SearchSpace:
+    """`factor` times the blocks, and the limits with them."""
+    return _grown(space, factor, depth=factor * space.spec.depth)
+
+
+def more_data(space: SearchSpace, factor: int) -> SearchSpace:
+    """`factor` times the training examples, in as many steps: each is seen that much less often."""
+    split: Any = space.task.split
+    before = getattr(split, "keywords", {}).get("times", 1)  # of a space that was made larger already
+    more = functools.partial(split, times=factor * before)
+    return dataclasses.replace(space, task=dataclasses.replace(space.task, split=more))
+
+
+def more_steps(space: SearchSpace, factor: int) -> SearchSpace:
+    """Every rung `factor` times as far."""
+    steps = tuple(factor * step for step in space.ladder.steps)
+    return dataclasses.replace(space, ladder=dataclasses.replace(space.ladder, steps=steps))
+
+
+_SCALE = {"width": wider, "data": more_data, "steps": more_steps}
+"""Depth is no axis of whole networks: they say themselves how many layers they have. It is one of blocks."""
+
 SPACE = SearchSpace(
     name="mnist1d",
     version=1,
@@ -303,6 +345,7 @@ SPACE = SearchSpace(
     grammar=Grammar(stem=STEMS, body=BODY, head=HEADS, blocks=(1, 3)),
     baselines=read_sources(FOLDER / "baselines"),
     guidance=GUIDANCE,
+    scale=_SCALE,
 )
 
 VARIANTS = {
@@ -328,6 +371,7 @@ VARIANTS = {
             blocks=(1, 3),
         ),
         baselines=block.BASELINES,
+        scale={"width": wider, "depth": deeper, "data": more_data, "steps": more_steps},
         guidance=(
             "You write one block of a stack of two: (B, 40, 8) to (B, 40, 8), full resolution throughout; its output "
             "is averaged over positions by the skeleton, which also embeds each point with its place.\n\n" + GUIDANCE

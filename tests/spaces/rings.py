@@ -1,6 +1,7 @@
 """A space that trains in a blink: is a point of eight coordinates inside a sphere? For tests of the engine and loop."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,9 @@ import numpy as np
 from nas.space import Contract, Grammar, Ladder, Primitive, Recipe, SearchSpace, Spec, Split, Task
 
 
-def split(name: str) -> Split:
+def split(name: str, times: int = 1) -> Split:
     rng = np.random.default_rng({"train": 0, "validation": 1, "test": 2}[name])
-    x = rng.normal(size=(400, 8, 1)).astype(np.float32)
+    x = rng.normal(size=(400 * (times if name == "train" else 1), 8, 1)).astype(np.float32)
     return Split(x, (np.linalg.norm(x[:, :, 0], axis=1) > 2.7).astype(np.int32))
 
 
@@ -52,6 +53,19 @@ class Model(nnx.Module):
         return self.down(jnp.tanh(self.up(h)))
 '''
 
+WIDE = '''"""One hidden layer of the space's width."""
+from nas.api import jnp, nnx
+
+
+class Model(nnx.Module):
+    def __init__(self, spec, hp, *, rngs):
+        self.up = nnx.Linear(spec.length, spec.width, rngs=rngs)
+        self.down = nnx.Linear(spec.width, spec.classes, rngs=rngs)
+
+    def __call__(self, x):
+        return self.down(jnp.tanh(self.up(x.reshape(x.shape[0], -1))))
+'''
+
 GRAMMAR = Grammar(
     stem=[
         Primitive(
@@ -83,6 +97,22 @@ GRAMMAR = Grammar(
     blocks=(1, 3),
 )
 
+
+def wider(space: SearchSpace, factor: int) -> SearchSpace:
+    """The limit stays, so that at some factor it is met."""
+    return dataclasses.replace(space, spec=dataclasses.replace(space.spec, width=factor * space.spec.width))
+
+
+def more_data(space: SearchSpace, factor: int) -> SearchSpace:
+    task = dataclasses.replace(space.task, split=functools.partial(split, times=factor))
+    return dataclasses.replace(space, task=task)
+
+
+def more_steps(space: SearchSpace, factor: int) -> SearchSpace:
+    steps = tuple(factor * step for step in space.ladder.steps)
+    return dataclasses.replace(space, ladder=dataclasses.replace(space.ladder, steps=steps))
+
+
 SPACE = SearchSpace(
     name="rings",
     version=1,
@@ -95,7 +125,11 @@ SPACE = SearchSpace(
     grammar=GRAMMAR,
     baselines={"linear": LINEAR, "mlp": MLP},
     baseline_seeds=2,
+    scale={"width": wider, "data": more_data, "steps": more_steps},
 )
 
-VARIANTS = {"hopeless": dataclasses.replace(SPACE, contract=dataclasses.replace(SPACE.contract, max_flops=40))}
-"""Only the linear baseline fits."""
+VARIANTS = {
+    "hopeless": dataclasses.replace(SPACE, contract=dataclasses.replace(SPACE.contract, max_flops=40)),
+    "growing": dataclasses.replace(SPACE, name="rings:growing", baselines={"linear": LINEAR, "wide": WIDE}),
+}
+"""Hopeless: only the linear baseline fits. Growing: a baseline reads the width; beyond four times it is too large."""
