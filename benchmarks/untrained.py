@@ -5,10 +5,9 @@ of each, its default, says which cell the candidate is; options have names that 
 it is made for, by the code that it always runs:
 
     random     samples the grammar, whose heads are all cells
-    evolution  has another option of a tunable come first, or writes one down in the place of the tunable: in both ways
-               one part of the cell changes, evenly drawn, as in Real et al. (arXiv 1802.01548); what is written down
-               stays so in all descendants
-    tune       has Optuna draw the parts that are still tunable; with three draws a candidate, TPE never begins
+    evolution  has another option of a tunable come first than in the parent's best draw: one part of that cell
+               changes, evenly drawn, as in Real et al. (arXiv 1802.01548)
+    tune       has Optuna draw all parts; with three draws a candidate, TPE never begins
 
 Of the other operators none applies, since there is no body to insert, delete or exchange; crossing finds nothing to
 copy but the way in. Equal cells are equal programs, which admission rejects for free; cells that compute the same and
@@ -24,7 +23,7 @@ are by rank), and the recipe's learning rate and weight decay, which are drawn b
 import ast
 import heapq
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -75,8 +74,14 @@ class Cells(Sequence[Primitive]):
         )
 
 
-def space(table: Table, names: Sequence[Sequence[str]]) -> SearchSpace:
-    """A table as a space that a search accepts; nothing of it is ever traced or trained."""
+def space(table: Table, names: Sequence[Sequence[str]], ladder: Ladder | None = None) -> SearchSpace:
+    """A table as a space that a search accepts; nothing of it is ever traced or trained.
+
+    Args:
+      table: gives the cells.
+      names: of the options of each part.
+      ladder: the rungs; the table's own, with one draw of a candidate, if None.
+    """
     return SearchSpace(
         name="table",
         version=1,
@@ -85,7 +90,7 @@ def space(table: Table, names: Sequence[Sequence[str]]) -> SearchSpace:
         task=Task(split=_never, loss=_never, score=_never, metric="score"),
         contract=Contract(input_shape=(1,), output_shape=(1,)),
         recipe=Recipe(batch=1, eval_batch=1),
-        ladder=Ladder(steps=table.steps, eta=table.eta, draws=1),
+        ladder=ladder or Ladder(steps=table.steps, eta=table.eta, draws=1),
         grammar=Grammar(
             stem=(Primitive(name="input", call="h = x"),), body=(), head=Cells(table, names), blocks=(0, 0)
         ),
@@ -99,16 +104,14 @@ def _never(*_: Any) -> Any:
 
 
 class Device:
-    """An executor with one worker that answers from a table.
+    """An executor with one worker that trains nothing.
 
     Args:
-      training: answers, and counts.
-      names: of the options of each part.
+      answer: the result of a job that is done.
     """
 
-    def __init__(self, training: Training, names: Sequence[Sequence[str]]) -> None:
-        self.training, self.names = training, names
-        self._cells: dict[str, int] = {}
+    def __init__(self, answer: Callable[[Job], dict[str, Any]]) -> None:
+        self._answer = answer
         self._waiting: list[tuple[int, int, Job]] = []
         self._number = 0
 
@@ -134,14 +137,38 @@ class Device:
     def close(self) -> None:
         """Nothing to close."""
 
-    def _answer(self, job: Job) -> dict[str, Any]:
+
+def checked(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer to a check: every program is sound, and equal only to what has the same bytes."""
+    digest = hash_blobs(payload["blobs"])
+    facts = {"digest": digest, "fingerprint": digest, "param_leaves": 1, "cost": _COST, "traits": []}
+    return {"program": facts}
+
+
+def point(step: int, score: float) -> Any:
+    """A score in a training's answer."""
+    return {"step": step, "train_loss": -score, "loss": -score, "score": score}, []
+
+
+class Lookup:
+    """Answers jobs from a table.
+
+    Args:
+      training: answers, and counts.
+      names: of the options of each part.
+    """
+
+    def __init__(self, training: Training, names: Sequence[Sequence[str]]) -> None:
+        self.training, self.names = training, names
+        self._cells: dict[str, int] = {}
+
+    def __call__(self, job: Job) -> dict[str, Any]:
+        """The result of a job."""
         payload = job.payload
         if job.entry.endswith(":trace_job"):
             return self._trace(payload)
         if job.entry.endswith(":check_job"):
-            digest = hash_blobs(payload["blobs"])
-            facts = {"digest": digest, "fingerprint": digest, "param_leaves": 1, "cost": _COST, "traits": []}
-            return {"program": facts}
+            return checked(payload)
         return {"trials": [self._train(payload) for _ in payload["trials"]]}
 
     def _trace(self, payload: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,7 +194,7 @@ class Device:
             if np.isnan(score):
                 failure = Failure(stage="train", rule="diverged", message="the loss is not a number; take another")
                 return {"points": points, "failure": to_plain(failure)}
-            points.append(({"step": stop, "train_loss": -score, "loss": -score, "score": score}, []))
+            points.append(point(stop, score))
         return {"points": points}
 
 
@@ -216,19 +243,19 @@ class Forgetful:
 
 
 class Blind:
-    """A view that shows nothing, and stops a search whose device has spent its epochs.
+    """A view that shows nothing, and stops a search when all is over.
 
     Args:
-      training: the device's.
+      over: whether it is.
     """
 
-    def __init__(self, training: Training) -> None:
-        self.training = training
+    def __init__(self, over: Callable[[], bool]) -> None:
+        self.over = over
         self.search: Search | None = None
 
     def event(self, kind: str, **fields: Any) -> None:
         """Look whether all is spent."""
-        if self.search is not None and self.training.over:
+        if self.search is not None and self.over():
             self.search.stop()
 
     def update(self, snapshot: Snapshot) -> None:
@@ -259,11 +286,15 @@ def search(training: Training, seed: int, *, lookahead: int = LOOKAHEAD) -> Sear
     names = [[f"o{number}" for number in rng.permutation(count)] for count in table.shape]
     each = sum((now - before) / table.eta**rung for rung, (before, now) in enumerate(_legs(table.steps)))
     config = Config(budget=int(training.limit / each) + 1, seed=seed, lookahead=lookahead)
+    return run(space(table, names), Device(Lookup(training, names)), config, lambda: training.over)
+
+
+def run(of: SearchSpace, device: Device, config: Config, over: Callable[[], bool]) -> Search:
+    """Run one search on a device that trains nothing, until its budget is spent or all is over."""
     with tempfile.TemporaryDirectory() as folder:
         store = cast(Store, Forgetful(Path(folder)))
-        place = Place(reference="table", space=space(table, names), store=store, examples=1)
-        view = Blind(training)
-        view.search = made = Search(place, Device(training, names), config, view)
+        view = Blind(over)
+        view.search = made = Search(Place(reference="table", space=of, store=store, examples=1), device, config, view)
         made.run()
     return made
 

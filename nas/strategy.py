@@ -34,6 +34,8 @@ CROSS = 0.25
 """Share of evolution's proposals that cross two parents; the others mutate one."""
 ELITE = 6
 """Fewest candidates that may become parents or be tuned, once there are so many."""
+ONE_IN = 10
+"""One in so many candidates, the best, may become parents or be tuned."""
 CLAUDE, BLIND = "claude", "claude_blind"
 """The arms that ask a model: with all that the search knows, and, as a control, with nothing of it."""
 CONTROL = "control"
@@ -433,19 +435,26 @@ class Strategy:
         if others and rng.random() < CROSS:
             other = self._choose(others, rng)
             with contextlib.suppress(evolution.NoChild):
-                child = evolution.cross(parent.candidate.source, other.candidate.source, self.space, rng)
+                child = evolution.cross(self._as_drawn(parent), self._as_drawn(other), self.space, rng)
                 ids = (parent.candidate.id, other.candidate.id)
                 return self._candidate(child.source, "evolution", child.operator, ids)
         with contextlib.suppress(evolution.NoChild):
-            child = evolution.mutate(parent.candidate.source, self.space, rng)
+            child = evolution.mutate(self._as_drawn(parent), self.space, rng)
             return self._candidate(child.source, "evolution", child.operator, (parent.candidate.id,))
         return self._random(rng)
 
+    def _as_drawn(self, parent: Known) -> str:
+        """A parent's text with the values of its best draw as defaults, since that is what it was chosen by."""
+        mine = [result for result in self.history.results[0] if result.candidate == parent.candidate.id]
+        best = next(iter(ranked(mine, self.space.task.maximize)), None)
+        values = self.history.trials[best.trial].values if best else {}
+        return evolution.at_values(parent.candidate.source, values, self.space.scope)
+
     def _elite(self, scored: Sequence[Known]) -> Sequence[Known]:
-        """The best quarter by score at the first rung, at least `ELITE`."""
+        """The best tenth by score at the first rung, at least `ELITE`."""
         sign = -1 if self.space.task.maximize else 1
-        ranked = sorted(scored, key=lambda known: (sign * (self.history.best(known) or 0.0), known.candidate.id))
-        return ranked[: max(ELITE, len(ranked) // 4)]
+        ordered = sorted(scored, key=lambda known: (sign * (self.history.best(known) or 0.0), known.candidate.id))
+        return ordered[: max(ELITE, len(ordered) // ONE_IN)]
 
     def _choose(self, among: Sequence[Known], rng: np.random.Generator) -> Known:
         scores = np.array([self.history.best(known) for known in among], float)

@@ -75,6 +75,16 @@ def test_the_random_arm_keeps_a_tenth_after_the_opening(seed: int) -> None:
         assert after[:n].count(RANDOM) >= n // 10
 
 
+@pytest.mark.parametrize("rewards", [{}, {"random": 1.0, "evolution": 0.0, "claude": 0.0, "tune": 0.0}])
+def test_the_random_arm_has_no_more_than_its_tenth_while_another_can_propose(rewards: dict[str, float]) -> None:
+    """Also while it wins every time: it is what the others are measured against."""
+    made = [a.arm for a in run(200, 1, rewards) if a.arm != TUNE and a.admitted]
+    after = made[opening(200) :]
+    assert len(after) // 10 - 1 <= after.count(RANDOM) <= len(after) // 10 + 1
+    history = attempts("random", 20) + attempts("evolution", 1)
+    assert next_arm(history, 200, np.random.default_rng(0), [RANDOM]) == RANDOM
+
+
 def test_further_draws_are_no_candidates_of_which_random_is_owed_a_tenth() -> None:
     history = attempts("random", 20) + attempts("evolution", 5) + attempts(TUNE, 9)
     picks = Counter(next_arm(history, 200, np.random.default_rng(i), ARMS[:3]) for i in range(100))

@@ -14,7 +14,6 @@ from benchmarks.rivals import RIVALS
 from benchmarks.strategy import Run, compare
 from benchmarks.tables import Table, Training
 from nas.loop import Search
-from nas.records import defaults
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 LIMIT = 2_000
@@ -155,19 +154,29 @@ def test_a_search_is_deterministic(searched: tuple[Training, Search]) -> None:
     assert again.told == searched[0].told
 
 
-def test_children_differ_from_their_parent_in_one_part(searched: tuple[Training, Search]) -> None:
-    known = searched[1].history.known
+def test_children_differ_in_one_part_from_a_draw_of_their_parent(searched: tuple[Training, Search]) -> None:
+    history = searched[1].history
 
-    def options(number: int) -> list[str]:
-        candidate = known[number].candidate
-        return untrained.written(candidate.source, defaults(candidate.tunables))
+    def cells(number: int) -> list[list[str]]:
+        """The cell of each of a candidate's trials, the first one at its defaults."""
+        source = history.known[number].candidate.source
+        return [untrained.written(source, trial.values) for trial in history.trials_of(number)]
 
-    changes = [
-        sum(a != b for a, b in zip(options(number), options(one.candidate.parents[0]), strict=True))
-        for number, one in known.items()
-        if one.status == "admitted" and one.candidate.arm == "evolution"
-    ]
-    assert len(changes) > 5 and set(changes) == {1}
+    def change(one: list[str], other: list[str]) -> int:
+        return sum(a != b for a, b in zip(one, other, strict=True))
+
+    from_defaults, from_draws = [], []
+    for number, one in history.known.items():
+        if one.candidate.arm == "evolution" and history.trials_of(number):
+            own, parents = cells(number)[0], cells(one.candidate.parents[0])
+            from_defaults.append(change(own, parents[0]))
+            from_draws.append([change(own, other) for other in parents])
+    assert len(from_draws) > 5 and all(1 in changes for changes in from_draws)
+    assert max(from_defaults) > 1  # some parent was best at other values than its defaults
+
+
+def test_all_parts_of_all_children_stay_tunable(searched: tuple[Training, Search]) -> None:
+    assert {len(one.candidate.tunables) for one in searched[1].history.known.values()} == {3}
 
 
 def test_no_cell_is_admitted_twice(searched: tuple[Training, Search]) -> None:

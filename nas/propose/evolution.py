@@ -7,7 +7,7 @@ scores but in `choose_parent`, and runs nothing: `widths` guesses what fits, and
 
 import ast
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,8 +26,9 @@ from nas.propose.places import (
     statement_lists,
     variables,
 )
-from nas.propose.source import Draft, defined, names_read, needed, rename, statements, structure
+from nas.propose.source import Draft, defined, names_read, needed, rename, statements, structure, tunable_source
 from nas.propose.widths import Tensor, analyse, is_pointwise, size, width_source
+from nas.records import Choice, Value
 from nas.space import Primitive, SearchSpace
 
 ATTEMPTS = 80
@@ -47,6 +48,7 @@ class Child:
 
 
 Operator = Callable[[Context], str | None]
+"""Changes the draft and says what it did, or returns None and leaves the draft as it was."""
 
 
 def mutate(source: str, space: SearchSpace, rng: np.random.Generator) -> Child:
@@ -78,6 +80,31 @@ def cross(source: str, other: str, space: SearchSpace, rng: np.random.Generator)
     fit = [s for s in segments if s.before.width is not None and s.after.width is not None]
     donated = [s for s in fit if s.before.series is not None and s.before.series is s.after.series]
     return _retry(source, space, rng, lambda context: _cross(context, donor, donated))
+
+
+def at_values(source: str, values: Mapping[str, Value], scope: str) -> str:
+    """A parent's text with these values as its defaults, so that its children start from a draw of it.
+
+    Only a choice can say its default; the default of a range is its middle, and ranges stay as they are.
+
+    Args:
+      source: passes the gate.
+      values: of its tunables; what it does not declare or does not offer is ignored.
+      scope: of the space.
+    Returns:
+      The same text if nothing changes.
+    """
+    draft, changed = Draft(source, scope), False
+    for name, declared in draft.tunables.items():
+        tunable = numbers.read_tunable(declared)
+        options = [repr(option) for option in tunable.options] if isinstance(tunable, Choice) else []
+        spelled = repr(values.get(name))
+        if isinstance(tunable, Choice) and spelled in options[1:]:
+            index = options.index(spelled)
+            first, rest = tunable.options[index], (*tunable.options[:index], *tunable.options[index + 1 :])
+            draft.tunables[name] = tunable_source(Choice((first, *rest)))
+            changed = True
+    return draft.text() if changed else source
 
 
 def choose_parent(scores: np.ndarray, children: np.ndarray, maximize: bool, rng: np.random.Generator) -> int:
@@ -121,13 +148,16 @@ def parent_weights(scores: np.ndarray, children: np.ndarray, maximize: bool) -> 
 
 
 def _retry(source: str, space: SearchSpace, rng: np.random.Generator, operate: Operator) -> Child:
-    known, form = analyse(Draft(source, space.scope), space).clashes, structure(source)
+    form, draft = structure(source), Draft(source, space.scope)
+    flow = analyse(draft, space)
+    known = flow.clashes
     for _ in range(ATTEMPTS):
-        draft = Draft(source, space.scope)  # faster than a deep copy
-        operator = operate(Context(draft=draft, flow=analyse(draft, space), space=space, rng=rng))
+        operator = operate(Context(draft=draft, flow=flow, space=space, rng=rng))
         if operator is None:
             continue
         child = draft.text(operator)
+        draft = Draft(source, space.scope)  # faster than a deep copy
+        flow = analyse(draft, space)
         if structure(child) == form or gate.check(child, space.scope).failures:
             continue
         if analyse(Draft(child, space.scope), space).clashes <= known:
@@ -218,8 +248,10 @@ def _delete(context: Context) -> str | None:
     if not segments:
         return None
     segment = pick(segments, context.rng)
+    if len(segment.body) == len(segment.block):
+        return None
     del segment.block[segment.start : segment.stop]
-    return "delete" if segment.block else None
+    return "delete"
 
 
 def _duplicate(context: Context) -> str | None:
@@ -319,8 +351,28 @@ def _range(context: Context) -> str | None:
 
 
 def _tunable(context: Context) -> str | None:
-    make = context.rng.random() < 0.6
-    return (numbers.make_tunable if make else numbers.fix_tunable)(context.draft, context.rng)
+    """Declare a number as a tunable, or fix one; text and truth values no descendant could make tunable again."""
+    draft, rng = context.draft, context.rng
+    if rng.random() < 0.6:
+        return numbers.make_tunable(draft, rng)
+    fixable = {
+        name: node for name, node in draft.tunables.items() if _is_number(node) and _read_as_written(draft, name)
+    }
+    everything, draft.tunables = draft.tunables, fixable
+    fixed = numbers.fix_tunable(draft, rng)
+    draft.tunables = everything
+    return fixed
+
+
+def _is_number(declared: ast.expr) -> bool:
+    tunable = numbers.read_tunable(declared)
+    return not isinstance(tunable, Choice) or not any(isinstance(option, str | bool) for option in tunable.options)
+
+
+def _read_as_written(draft: Draft, name: str) -> bool:
+    """Whether a tunable is only ever read as `hp.name`, so that a value can take its place."""
+    reads = [n.value for n in ast.walk(draft.tree) if isinstance(n, ast.Attribute) and n.attr == name]
+    return all(isinstance(owner, ast.Name) and owner.id == "hp" for owner in reads)
 
 
 def _function(context: Context) -> str | None:

@@ -1,10 +1,11 @@
 """Mixture: which arm makes the next proposal, a pure function of what the arms have done.
 
 In go the attempts so far, in order, with what is known of them; out comes the name of an arm. Rules come first: the
-random arm opens the run and keeps a tenth, so that the others can be measured against it; tuning is bounded; an arm
-that keeps failing sits out. Within the rules a Thompson bandit decides. Nothing is remembered here, so a resumed run
-decides the same; what may be known at a decision (rewards and admissions of late jobs) is the caller's to say.
-No rule was found to beat even shares reliably: this one is simple and promises nothing.
+random arm opens the run and keeps a tenth, so that the others can be measured against it, and has no more than that
+while another can propose; tuning is bounded; an arm that keeps failing sits out. Among the others a Thompson bandit
+decides. Nothing is remembered here, so a resumed run decides the same; what may be known at a decision (rewards and
+admissions of late jobs) is the caller's to say. No rule was found to beat even shares reliably: this one is simple and
+promises nothing.
 """
 
 import math
@@ -29,7 +30,7 @@ class Mixture:
       discount: weight that an outcome loses with every later one, of whichever arm.
       floor: smallest probability of each arm in a choice of the bandit, at most one over the number of arms.
       opening: candidates that the random arm makes first, or a tenth of the budget if that is more.
-      control: share of later candidates that the random arm makes at least.
+      control: share of later candidates that the random arm makes, more only if no other arm can.
       tuning: largest share of first-rung trials that are further draws.
       draws: further draws that a candidate gets at most.
       patience: rejected attempts in a row after which an arm sits out, until others brought as many candidates.
@@ -96,8 +97,10 @@ def next_arm(
         return None
     if RANDOM in arms and _random_is_due(history, budget, mixture):
         return RANDOM
+    # A control that competed got a third of the trials for its wide posterior, and paid for nothing with them.
+    competing = [arm for arm in arms if arm != RANDOM] or arms
     outcomes = [(attempt.arm, attempt.rewarded) for attempt in history if attempt.rewarded is not None]
-    return choose(arms, outcomes, rng, mixture)
+    return choose(competing, outcomes, rng, mixture)
 
 
 def choose(
