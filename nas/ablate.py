@@ -2,11 +2,12 @@
 
     python -m nas.ablate RUN [CANDIDATE] --seeds 5 --format table|markdown|json
 
-In go a run's store and one of its candidates; out comes a line for every piece (`nas/propose/pieces.py` finds them):
-the score of the winner with this piece as in the baseline, at the winner's number of parameters as nearly as whole
-features allow, and the difference. The winner is trained anew by the same protocol and is the control. All scores are
-of validation: the test split is for confirmation alone and is not looked at here. What is traced and trained is kept,
-so a receipt that was stopped goes on where it was, and one that is complete is only read.
+In go a run's store and one of its candidates; out comes a line for every piece: the score of the winner with this piece
+as in the baseline, at the winner's number of parameters as nearly as whole features allow, and the difference. The
+winner is trained anew by the same protocol and is the control. All scores are of validation: the test split is for
+confirmation alone and is not looked at here. What is traced and trained is kept, so a receipt that was stopped goes on
+where it was, and one that is complete is only read. `propose/pieces.py` finds the pieces, `propose/resize.py` the
+sizes; what the scores come to is said in `ablated.py`.
 """
 
 import argparse
@@ -17,26 +18,24 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from statistics import fmean, variance
 from typing import Any, NoReturn, TypeVar
 
-from rich.text import Text
-
+from nas.ablated import Receipt, Subject, Variant, receipt, to_json, to_markdown, write_table
 from nas.admit import Flow, Stopped, drive_all
 from nas.execute import Event, Executor
 from nas.flows import Place, admission, training, without_answer
-from nas.judge.lift import t_quantile
-from nas.judge.noise import seed_sigma
-from nas.leaderboard import RESULTS, find_run, markdown
+from nas.leaderboard import RESULTS, find_run
 from nas.loop import stop_on_signals
-from nas.progress import one_line, plain_console, short
-from nas.propose.pieces import Piece, distance, factors, fixed, pieces, resized, shortened
+from nas.progress import one_line
+from nas.propose.align import distance
+from nas.propose.pieces import Piece, fixed, pieces
+from nas.propose.resize import TOO_LARGE, Size, nearest_size
 from nas.records import Failure, Point, Retraining, Value, defaults, seed_of, to_plain
 from nas.space import SearchSpace, SpaceError, digest, load
-from nas.standings import Confirmed, Records, Row, board, rank, read
+from nas.standings import Confirmed, Records, board, rank, read
 from nas.store import Entry, Store, StoreError, write_file
 
 T = TypeVar("T")
@@ -45,116 +44,6 @@ SEEDS = 5
 """Fresh seeds of the winner and of every variant, unless told otherwise."""
 RATES = (1.0, 0.5, 2.0)
 """Times the winner's learning rate, one seed each: which of them a variant is trained with."""
-MATCHED = 0.05
-"""Share by which a variant's number of parameters may differ from the winner's and still count as the same."""
-LEVEL = 0.05
-"""Share of intervals that miss."""
-TOO_LARGE = ("params", "flops", "memory")
-"""Rules of a space's limits: what breaks one of them may fit at a smaller size."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
-    """What is ablated, and against what.
-
-    Attributes:
-      row: of the winner in its search.
-      entry: its entry.
-      values: of its tunables, those of its best trial.
-      recipe: learning rate and weight decay, likewise.
-      source: the winner without tunables.
-      baseline: the nearest baseline's entry.
-      ancestor: whether the winner descends from it.
-      against: the baseline's source without tunables.
-      standing: whether the winner is confirmed, in words.
-      gain: fresh validation of the baseline, as it was confirmed; empty if it was not.
-    """
-
-    row: Row
-    entry: Entry
-    values: Mapping[str, Value]
-    recipe: Mapping[str, float]
-    source: str
-    baseline: Entry
-    ancestor: bool
-    against: str
-    standing: str
-    gain: Sequence[float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Size:
-    """A variant at the size that is trained.
-
-    Attributes:
-      source: its text.
-      factor: by which the numbers of hidden features were multiplied to match the winner's parameters.
-      facts: of its program.
-      limited: whether the space's limits, and not whole features, kept it from being larger.
-    """
-
-    source: str
-    factor: float
-    facts: Mapping[str, Any]
-    limited: bool = False
-
-    @property
-    def params(self) -> int:
-        return self.facts["cost"]["params"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Variant:
-    """One line of the receipt.
-
-    Attributes:
-      number: of the piece, from 1; 0 is the winner itself.
-      piece: which; None for the winner.
-      size: at which it was trained; None if it could not be.
-      reason: why there is no program.
-      lr: learning rate; None before it is chosen.
-      scores: of the fresh seeds that finished, on validation.
-      failed: seeds that did not.
-    """
-
-    number: int
-    piece: Piece | None
-    size: "Size | None" = None
-    reason: str = ""
-    lr: float | None = None
-    scores: Sequence[float] = ()
-    failed: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Worth:
-    """What a piece is worth: winner minus variant, positive if the piece helps, after Welch (1947).
-
-    Attributes:
-      value: difference of the means in score units.
-      low, high: ends of the interval that misses with probability `LEVEL`; None if no noise was seen.
-    """
-
-    value: float
-    low: float | None
-    high: float | None
-
-
-def worth(winner: Sequence[float], other: Sequence[float], sign: int) -> Worth | None:
-    """Compare the winner with something else; None if either has fewer than two scores."""
-    if min(len(winner), len(other)) < 2:
-        return None
-    value = sign * (fmean(winner) - fmean(other))
-    spreads = [variance(scores) for scores in (winner, other)]
-    parts = [spread / len(scores) for spread, scores in zip(spreads, (winner, other), strict=True)]
-    if not sum(parts):
-        return Worth(value=value, low=None, high=None)
-    degrees = sum(parts) ** 2 / sum(
-        part**2 / (len(scores) - 1) for part, scores in zip(parts, (winner, other), strict=True)
-    )
-    half = t_quantile(1 - LEVEL / 2, degrees) * math.sqrt(sum(parts))
-    return Worth(value=value, low=value - half, high=value + half)
-
 
 # ---- who, and against whom
 
@@ -170,8 +59,7 @@ def choose(records: Records, space: SearchSpace, candidate: int | None) -> Subje
       StoreError: there is none, or it cannot be ablated.
     """
     entries = {entry.candidate.id: entry for entry in records.entries}
-    made = board(records)
-    finalists = [one for one in made.confirmed if one.belief.claim is not None]
+    finalists = [one for one in board(records).confirmed if one.belief.claim is not None]
     claimed = [one for one in finalists if one.belief.claim and one.belief.claim.claimed]
     if candidate is None:
         if not finalists:
@@ -194,12 +82,12 @@ def choose(records: Records, space: SearchSpace, candidate: int | None) -> Subje
     sources = {entry.candidate.id: _baseline_source(records, entry, space) for entry in descended or found}
     if not sources:
         raise StoreError("this run has no baseline that was admitted, so there is nothing to put back")
-    nearest = min(sources, key=lambda other: (distance(source, sources[other], space), other))
+    closest = min(sources, key=lambda other: (distance(source, sources[other], space), other))
     return Subject(
         row=row, entry=entries[candidate], values=trial.values, recipe=trial.recipe, source=source,
-        baseline=entries[nearest], ancestor=bool(descended), against=sources[nearest],
+        baseline=entries[closest], ancestor=bool(descended), against=sources[closest],
         standing=_standing(candidate, finalists),
-        gain=[r.point.score for r in _retrained(records.retrainings, nearest, "seeds") if r.point is not None],
+        gain=[r.point.score for r in _retrained(records.retrainings, closest, "seeds") if r.point is not None],
     )  # fmt: skip
 
 
@@ -326,8 +214,10 @@ class Ablation:
         plain = {"platform": platform, "facts": found.facts, "failure": to_plain(found.failure)}
         path.parent.mkdir(exist_ok=True)
         write_file(path, json.dumps(plain, sort_keys=True, indent=1).encode())
-        assert found.facts is not None or found.failure is not None, "a trace without an answer"
-        return found.facts if found.failure is None and found.facts is not None else _failure(found.failure)
+        if found.failure is not None:
+            return found.failure
+        assert found.facts is not None, "a trace without an answer"
+        return found.facts
 
     # ---- one variant
 
@@ -339,7 +229,8 @@ class Ablation:
             return self._measured(Variant(number=0, piece=None, size=size))
         if not piece.source:
             return Variant(number=number, piece=piece, reason=piece.reason)
-        found = yield from self._sized(number, piece.source, winner["cost"]["params"])
+        traced = partial(self._traced, values={}, by=f"{number}")
+        found = yield from nearest_size(piece.source, winner["cost"]["params"], self.space, traced)
         if isinstance(found, Failure):
             return Variant(number=number, piece=piece, reason=str(found))
         return self._measured(Variant(number=number, piece=piece, size=found))
@@ -351,34 +242,6 @@ class Ablation:
         if isinstance(found, Failure):
             raise StoreError(f"candidate {own.id} cannot be traced any more: {found}")
         return found
-
-    def _sized(self, number: int, source: str, wanted: int) -> Flow[Size | Failure]:
-        """A variant at the size, of those that the space admits, whose number of parameters is nearest; by bisection.
-
-        The first that is within `MATCHED` will do.
-        """
-        best: Size | None = None
-        failure, limited = Failure(stage="program", rule="size", message="no size of it is admitted"), False
-        options = factors(source, self.space)
-        index, low, high = options.index(1.0), -1, len(options)
-        while low < index < high:
-            text = resized(source, options[index], self.space)
-            facts = (yield from self._traced(text, {}, f"{number}")) if text else None
-            if facts is None or isinstance(facts, Failure) and facts.rule not in TOO_LARGE and options[index] != 1.0:
-                del options[index]
-                high -= 1
-            elif isinstance(facts, Failure):
-                failure, limited, high = facts, True, index
-            else:
-                size = Size(source=text, factor=options[index], facts=facts)
-                best = size if best is None or abs(size.params - wanted) < abs(best.params - wanted) else best
-                if abs(size.params / wanted - 1) <= MATCHED:
-                    return size
-                low, high = (low, index) if size.params > wanted else (index, high)
-            index = (low + high) // 2
-        if best is None:
-            return failure
-        return dataclasses.replace(best, limited=limited and best.params < wanted)
 
     def _measured(self, made: Variant) -> Variant:
         """A variant with what its fresh seeds gave."""
@@ -464,259 +327,13 @@ class Untraced(Exception):
     """Something is not traced or trained yet, and nothing may be started."""
 
 
-def _without_jobs(flow: Generator[Any, Any, T]) -> T:
+def _without_jobs(flow: Flow[T]) -> T:
     """Run a flow that has nothing left to do."""
     try:
         next(flow)
     except StopIteration as stop:
         return stop.value
     raise Untraced
-
-
-def _failure(failure: Failure | None) -> Failure:
-    assert failure is not None
-    return failure
-
-
-# ---- the receipt in words
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Receipt:
-    """Everything that is printed.
-
-    Attributes:
-      records: of the run.
-      subject: what was ablated.
-      winner: trained anew, the control.
-      variants: a line for every piece.
-      worths: by the piece's number, of those that have enough seeds.
-      seeds: of each that were asked for.
-      sigma: typical deviation from seed to seed over all lines; None if no noise was seen.
-    """
-
-    records: Records
-    subject: Subject
-    winner: Variant
-    variants: Sequence[Variant]
-    worths: Mapping[int, Worth]
-    seeds: int
-    sigma: float | None
-
-    @property
-    def digits(self) -> int:
-        return self.records.config["decimals"]
-
-    @property
-    def gain(self) -> Worth | None:
-        """Of the winner over the baseline as it was confirmed, on fresh seeds of validation."""
-        return worth(self.winner.scores, self.subject.gain, self.records.sign)
-
-
-def receipt(records: Records, subject: Subject, lines: Sequence[Variant], seeds: int) -> Receipt:
-    """Compare what was trained with the winner."""
-    winner, *variants = lines
-    found = {one.number: worth(winner.scores, one.scores, records.sign) for one in variants}
-    noise = seed_sigma([one.scores for one in lines])
-    return Receipt(
-        records=records, subject=subject, winner=winner, variants=variants, seeds=seeds,
-        worths={number: one for number, one in found.items() if one is not None},
-        sigma=noise.sigma if noise and noise.sigma else None,
-    )  # fmt: skip
-
-
-def title(made: Receipt) -> str:
-    """Who was ablated, against whom."""
-    config, subject = made.records.config, made.subject
-    kin = "its ancestor" if subject.ancestor else "the nearest by its source"
-    return (
-        f"{config['space_name']}@{config['space_version']} · run {config.get('name', 'without a name')} · ablation of "
-        f"candidate {subject.row.candidate} ({subject.standing}) against baseline "
-        f"{subject.baseline.candidate.operator}, {kin}"
-    )
-
-
-def notes(made: Receipt) -> list[str]:
-    """What the lines come to, and what a reader must know to read them."""
-    groups: dict[str, list[str]] = {}
-    for one in made.variants:
-        size = " (unmatched)" if one.size and _matched(one, made.winner) != "matched" else ""
-        groups.setdefault(_verdict(one, made.worths.get(one.number)), []).append(f"{one.number}{size}")
-    told = [f"{verdict}: {', '.join(groups[verdict])}" for verdict in _VERDICTS if verdict in groups]
-    config = made.records.config
-    steps = config["ladder"]["steps"][-1]
-    sigma = "not seen" if made.sigma is None else f"{made.sigma:.{made.digits + 1}f}"
-    return [
-        *(told or [f"no piece: the winner is baseline {made.subject.baseline.candidate.operator} at other numbers"]),
-        *([_sum(made)] if made.worths else []),
-        "worth: winner minus variant, positive where the piece helps; interval: Welch's, 95 %, each for itself and not "
-        f"corrected for their number, so one in twenty misses. σ: {sigma}, typical of a seed over all lines.",
-        f"score: {config['metric']} on validation after {steps:,} steps, mean ± standard error of {made.seeds} fresh "
-        "seeds. The test split is for confirmation alone. The winner (0) is trained anew like its variants: learning "
-        "rate the best of 1, ½ and 2 times the search's, by one seed, which no interval accounts for.",
-        "size: each variant has all hidden features multiplied by one factor, so that it has the winner's number of "
-        f"parameters to {MATCHED:.0%}; where whole features or limits allow no such size, the nearest: what is "
-        "then shown is of the piece and the size together. fit: a linear map was added where features were at odds.",
-    ]  # fmt: skip
-
-
-_VERDICTS = (
-    "shown to matter", "shown to hurt", "not distinguishable from nothing", "too many seeds failed to say",
-    "not put back", "not trained yet",
-)  # fmt: skip
-
-
-def _verdict(one: Variant, value: Worth | None) -> str:
-    if one.reason:
-        return "not put back"
-    if value is None:
-        return "too many seeds failed to say" if one.failed else "not trained yet"
-    if value.low is None or value.high is None or value.low <= 0 <= value.high:
-        return "not distinguishable from nothing"
-    return "shown to matter" if value.low > 0 else "shown to hurt"
-
-
-def _sum(made: Receipt) -> str:
-    total = sum(value.value for value in made.worths.values())
-    text = f"effects alone need not add up: these sum to {total:+.{made.digits}f}"
-    name = made.subject.baseline.candidate.operator
-    if made.gain is None:
-        return f"{text}; baseline {name} has no fresh seeds to say what the whole is worth"
-    return f"{text}, and the winner is {_interval(made.gain, made.digits)} over {name} (its own numbers and size)"
-
-
-def _interval(value: Worth, digits: int) -> str:
-    if value.low is None or value.high is None:
-        return f"{value.value:+.{digits}f}"
-    return f"{value.value:+.{digits}f} [{value.low:+.{digits}f}, {value.high:+.{digits}f}]"
-
-
-def cells(one: Variant, made: Receipt) -> dict[str, str]:
-    """A line as a person reads it."""
-    value, digits = made.worths.get(one.number), made.digits
-    error = math.sqrt(variance(one.scores) / len(one.scores)) if len(one.scores) > 1 else None
-    score = f"{fmean(one.scores):.{digits}f}" if one.scores else "–"
-    flags = [_matched(one, made.winner)] if one.number and one.size else []
-    flags += ["fit"] if one.piece and one.piece.fitted else []
-    flags += [f"{one.failed} failed"] if one.failed else []
-    return {
-        "number": str(one.number),
-        "before": one_line(one.piece.before) or "(nothing)" if one.piece else "",
-        "after": one_line(one.piece.after) or "(nothing)" if one.piece else "",
-        "score": score + ("" if error is None else f" ± {error:.{digits}f}"),
-        "worth": _interval(value, digits) if value else "–",
-        "sigmas": "–" if value is None or made.sigma is None else f"{value.value / made.sigma:+.1f}",
-        "params": short(one.size.params) if one.size else "–",
-        "flops": short(one.size.facts["cost"]["flops"]) if one.size else "–",
-        "remarks": ", ".join(flags),
-        "reason": one_line(one.reason),
-    }
-
-
-def _matched(one: Variant, winner: Variant) -> str:
-    """How a variant's number of parameters compares with the winner's."""
-    if one.size is None or winner.size is None:
-        return ""
-    gap = one.size.params / winner.size.params - 1
-    if abs(gap) <= MATCHED:
-        return "matched"
-    return f"unmatched ({gap:+.0%} parameters{', held by the limits' if one.size.limited else ''})"
-
-
-_HEADINGS = ("score", "worth", "sigmas", "params", "flops")
-_WIDTHS = (15, 26, 6, 7, 7)
-
-
-def write_table(made: Receipt, stream: Any) -> None:
-    """Print the receipt for a terminal, or 80 columns of a pipe: three lines a piece."""
-    console = plain_console(stream)
-    width = max(console.width, 60)
-    console.print(Text(one_line(title(made)), style="bold"))
-    console.print(Text("was: what baseline and variant have there; is: what the winner has", style="dim"))
-    head = ("put back, score", "worth [95 %]", "σ", "params", "FLOPs")
-    console.print(Text("    " + "  ".join(f"{h:>{w}}" for h, w in zip(head, _WIDTHS, strict=True)), style="dim"))
-    for one in (made.winner, *made.variants):
-        told = cells(one, made)
-        numbers = "    " + "  ".join(f"{told[key]:>{w}}" for key, w in zip(_HEADINGS, _WIDTHS, strict=True))
-        if one.piece is None:
-            console.print(Text(f"{0:>2}  the winner itself, candidate {made.subject.row.candidate}"))
-        else:
-            console.print(Text(f"{told['number']:>2}  was {shortened(told['before'], width - 8)}"))
-            console.print(Text(f"    is  {shortened(told['after'], width - 8)}"))
-        if told["reason"]:
-            console.print(Text(f"    not put back: {told['reason']}"))
-            continue
-        console.print(Text(numbers, style="cyan" if one.piece is None else ""))
-        if told["remarks"]:
-            console.print(Text(f"    {told['remarks']}", style="dim"))
-    for note in notes(made):
-        console.print(Text(one_line(note)))
-
-
-def to_markdown(made: Receipt) -> str:
-    """The receipt as a Markdown table with its sentences as a list."""
-    keys = ("number", "before", "after", "score", "worth", "sigmas", "params", "flops", "remarks")
-    heads = ("#", "the baseline has", "the winner has", "score, put back", "worth", "σ", "params", "FLOPs", "size")
-    lines = [
-        f"**{markdown(one_line(title(made)))}**",
-        "",
-        f"| {' | '.join(heads)} |",
-        "|--:|:--|:--|" + "--:|" * 5 + ":--|",
-    ]
-    for one in (made.winner, *made.variants):
-        told = cells(one, made)
-        told |= {"remarks": f"not put back: {told['reason']}"} if told["reason"] else {}
-        told |= {"after": "the winner itself"} if one.piece is None else {}
-        lines.append("| " + " | ".join(markdown(shortened(told[key], 160)) for key in keys) + " |")
-    return "\n".join([*lines, "", *(f"- {markdown(one_line(note))}" for note in notes(made))]) + "\n"
-
-
-def to_json(made: Receipt) -> str:
-    """The receipt as JSON with sorted keys; the sources of the variants are in it."""
-    digits = made.digits + 2
-
-    def plain(value: Worth | None) -> dict[str, float | None] | None:
-        fields = to_plain(value) if value is not None else None
-        return fields and {k: None if v is None else round(v, digits) for k, v in fields.items()}
-
-    lines = [
-        {
-            "number": one.number,
-            "before": one.piece.before if one.piece else None,
-            "after": one.piece.after if one.piece else None,
-            "source": one.size.source if one.size else None,
-            "fitted": one.piece.fitted if one.piece else None,
-            "factor": one.size and round(one.size.factor, 4),
-            "params": one.size and one.size.params,
-            "flops": one.size and one.size.facts["cost"]["flops"],
-            "matched": one.size and _matched(one, made.winner) == "matched",
-            "held_by_limits": one.size and one.size.limited,
-            "lr": one.lr and float(f"{one.lr:.6g}"),
-            "scores": [round(score, digits) for score in one.scores],
-            "failed_seeds": one.failed,
-            "worth": plain(made.worths.get(one.number)),
-            "verdict": _verdict(one, made.worths.get(one.number)) if one.piece else None,
-            "reason": one.reason or None,
-        }
-        for one in (made.winner, *made.variants)
-    ]
-    config = made.records.config
-    whole = {
-        "run": config.get("name"),
-        "space": config["space_name"],
-        "space_version": config["space_version"],
-        "metric": config["metric"],
-        "maximize": config["maximize"],
-        "candidate": made.subject.row.candidate,
-        "standing": made.subject.standing,
-        "baseline": made.subject.baseline.candidate.operator,
-        "ancestor": made.subject.ancestor,
-        "gain": plain(made.gain),
-        "sigma": made.sigma and round(made.sigma, digits),
-        "lines": lines,
-        "notes": notes(made),
-    }
-    return json.dumps(whole, indent=1, sort_keys=True) + "\n"
 
 
 # ---- the command line

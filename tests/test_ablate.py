@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nas.ablate import MATCHED, Ablation, choose, main, worth
+from nas.ablate import Ablation, choose, main
+from nas.ablated import worth
+from nas.propose.resize import MATCHED
 from nas.search import main as search
 from nas.space import load
 from nas.standings import rank, read

@@ -21,7 +21,7 @@ LAYERS = [
     {"nas.loop", "nas.testing", "nas.door", "nas.workplace"},
     {"nas.confirm"},
     {"nas.leaderboard", "nas.scale", "nas.estimate", "nas.submit", "nas.across"},
-    {"nas.report", "nas.report.*", "nas.export", "nas.export.*", "nas.ablate"},
+    {"nas.report", "nas.report.*", "nas.export", "nas.export.*", "nas.ablate", "nas.ablated"},
     {"nas.search", "nas.steer", "nas.admit.__main__", "nas.mcp"},
 ]
 """Lowest first; a module may import from its own layer and those below."""

@@ -5,7 +5,9 @@ import pytest
 
 from nas.admit import gate
 from nas.propose import evolution
-from nas.propose.pieces import distance, factors, fixed, pieces, resized
+from nas.propose.align import distance
+from nas.propose.pieces import fixed, pieces
+from nas.propose.resize import factors, resized
 from nas.propose.source import Draft, structure
 from nas.records import defaults
 from nas.search_spaces.mnist1d.space import SPACE
@@ -92,6 +94,27 @@ def test_replaced_statement_is_put_back_in_place() -> None:
     wide = "self.mix = nnx.Linear(spec.width, spec.width, rngs=rngs)"
     winner = source([FIRST, wide, HEAD], [CALL[0], "h = h + jnp.tanh(self.mix(h)) * 2.0", CALL[2]])
     assert same(only(winner), BASE)
+
+
+def test_which_variable_goes_on_is_a_piece() -> None:
+    call = ["a = jax.nn.relu(self.first(x))", "b = jax.nn.relu(self.second(a))", "h = b", CALL[2]]
+    baseline = source([FIRST, SECOND, HEAD], call)
+    assert same(only(baseline.replace("h = b", "h = a"), baseline), baseline)
+
+
+def test_number_inside_a_helper_is_a_piece() -> None:
+    helper = "def squash(h):\n    return jnp.tanh(h / 2.0)\n\nclass Model"
+    baseline = source([FIRST, HEAD], [CALL[0], "h = squash(h)", CALL[2]]).replace("class Model", helper)
+    assert same(only(baseline.replace("2.0", "3.0"), baseline), baseline)
+
+
+def test_method_of_the_baseline_comes_back_with_what_calls_it_alone() -> None:
+    method = "    def squash(self, h):\n        return jnp.tanh(h)\n\n    def __call__"
+    squashed = source([FIRST, SECOND, HEAD], [CALL[0], "h = self.squash(h)", *CALL[1:]])
+    squashed = squashed.replace("    def __call__", method)
+    gated = source([FIRST, SECOND, GATE, HEAD], [*CALL[:2], *GATED, CALL[2]])
+    back, gone = pieces(gated, squashed, SPACE)
+    assert "self.squash(h)" in back.source and "self.gate" in back.source and same(gone.source, BASE)
 
 
 def test_equal_widths_change_as_one_piece() -> None:
