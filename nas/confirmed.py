@@ -51,7 +51,7 @@ def cells(one: Confirmed, board: Board) -> dict[str, str]:
         "candidate": str(one.row.candidate),
         "name": one.row.name or "(no idea given)",
         "arm": one.row.arm,
-        "claim": claim(belief),
+        "claim": "no" if belief.claim and belief.claim.barred == "too few seeds" else claim(belief),
         "seeds": str(belief.seeds) + (f" ({belief.failed} failed)" if belief.failed else ""),
     }
     for key in ("test", "validation", "luck", "split_reuse"):

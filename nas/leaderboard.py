@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from rich.box import SIMPLE_HEAD
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.table import Table
 from rich.text import Text
 
@@ -330,8 +330,19 @@ def _table(
             width=widths[column.key],
         )
     for row, is_blue in zip(cells, blue, strict=True):
-        table.add_row(*(Text(row[c.key]) for c in shown), style="cyan" if is_blue else None)
+        whole = {**row, "name": _shortened(row["name"], widths["name"])}
+        table.add_row(*(Text(whole[c.key]) for c in shown), style="cyan" if is_blue else None)
     return table
+
+
+def _shortened(name: str, width: int) -> str:
+    """A name without its middle, if it is too wide: children begin with their parent's idea and end with their own."""
+    if cell_len(name) <= width or width < _NAME_CELLS:
+        return name
+    end = len(name)
+    while cell_len(name[end - 1 :]) <= 2 * width // 3:
+        end -= 1
+    return f"{set_cell_size(name, width - 1 - cell_len(name[end:])).rstrip()}…{name[end:]}"
 
 
 def _filled(columns: Sequence[_Column], cells: Sequence[Mapping[str, str]]) -> list[_Column]:

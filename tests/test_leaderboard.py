@@ -385,6 +385,17 @@ def test_equal_runs_print_the_same_bytes(run: Path, tmp_path: Path) -> None:
         assert form(first) == form(second)
 
 
+def test_long_name_keeps_its_end_where_a_child_says_what_it_changed(records: Records) -> None:
+    ours = next(row.candidate for row in board(records).rows if row.arm != "baseline")
+    idea = "Random: convolve and pool, separable convolution, residual squeeze and excite; then kernel 5 to 3."
+    entries = [
+        dataclasses.replace(e, candidate=dataclasses.replace(e.candidate, idea=idea)) if e.candidate.id == ours else e
+        for e in records.entries
+    ]
+    line = next(line for line in table(board(change(records, entries=entries)), 80).splitlines() if "Random:" in line)
+    assert "…" in line and "kernel 5 to 3." in line and cell_len(line.rstrip()) <= 80
+
+
 def test_no_color_is_honoured(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")

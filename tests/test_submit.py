@@ -572,3 +572,8 @@ def test_history_says_why_it_is_empty(records: Records) -> None:
     few = [row for row in records.retrainings if row.candidate < 3 or row.place < 2]
     write_improvements(dataclasses.replace(records, retrainings=few), out)
     assert "no confirmed improvement" in out.getvalue()
+
+
+def test_boards_of_this_project_hold(capsys: pytest.CaptureFixture[str]) -> None:
+    boards = sorted((Path(__file__).parents[1] / "results").glob("*@*"))
+    assert boards and main(["--check", *map(str, boards)]) == 0
