@@ -43,7 +43,7 @@ def test_step_is_the_fastest_at_the_same_values() -> None:
     assert made.of(1).step_at({"k": 3}) == 3e-4
     assert made.of(1).step_at({"k": 5}) == 1e-4
     assert made.of(1).step_at({"k": 7}) is None
-    faster = again(1, **TIMED | {"step_s": 2e-4, "inference_s": 1e-6})
+    faster = again(1, "seeds", **TIMED | {"step_s": 2e-4, "inference_s": 1e-6})
     other_size = again(1, "scale width=2", **TIMED | {"step_s": 1e-5, "inference_s": 1e-9})
     made = costs(tasks, trials, [score(1, 0)], [faster, other_size])
     assert (made.of(1).step_at({"k": 3}), made.of(1).inference_s) == (2e-4, 1e-6)

@@ -1,0 +1,1 @@
+"""Byte-level language models: the next byte of real text, or the next token of a token file."""

@@ -1,0 +1,365 @@
+"""Text for language models: splits that share nothing, windows that are the text to the byte, errors of one line."""
+
+import hashlib
+import threading
+import warnings
+import zipfile
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nas.search_spaces.byte_lm import corpus, data
+from nas.search_spaces.byte_lm.corpus import from_documents, read
+
+SPLITS = ("train", "validation", "test")
+
+
+def documents(count: int = 60, lines: int = 40, seed: int = 0) -> list[bytes]:
+    """Texts of random words, among them bytes that are no UTF-8."""
+    rng = np.random.default_rng(seed)
+    words = [bytes(rng.integers(97, 123, size=rng.integers(2, 9)).astype(np.uint8)) for _ in range(2_000)] + [
+        b"\xe9\xff"
+    ]
+    return [
+        b"".join(b" ".join(words[i] for i in rng.integers(len(words), size=8)) + b"\n" for _ in range(lines))
+        for _ in range(count)
+    ]
+
+
+def folder(path: Path, texts: list[bytes], name: str = "{}.txt") -> Path:
+    for i, text in enumerate(texts):
+        file = path / name.format(i)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(text)
+    return path
+
+
+def part(text: corpus.Corpus, split: str) -> bytes:
+    return b"".join(text.units[begin:end].tobytes() for begin, end in text.spans[split])
+
+
+def write_tokens(path: Path, count: int, vocab: int = 1_000, seed: int = 0) -> np.ndarray:
+    tokens = np.random.default_rng(seed).integers(vocab, size=count).astype("<u2")
+    tokens.tofile(path)
+    return tokens
+
+
+# ---- splits --------------------------------------------------------------------------------------------------------
+
+
+def test_each_document_is_whole_in_exactly_one_split(tmp_path: Path) -> None:
+    texts = documents()
+    text = read(folder(tmp_path, texts))
+    parts = {split: part(text, split) for split in SPLITS}
+    for document in texts:
+        assert [document in part for part in parts.values()].count(True) == 1
+    assert sum(map(len, parts.values())) == sum(map(len, texts)) == len(text.units)
+    for split in ("validation", "test"):
+        assert 0.05 < len(parts[split]) / len(text.units) <= 0.1
+
+
+def test_contents_decide_and_neither_names_nor_order(tmp_path: Path) -> None:
+    texts = documents(20)
+    one = read(folder(tmp_path / "one", texts))
+    other = read(folder(tmp_path / "other", texts[::-1], "deep/{}/text"))
+    assert one.digest == other.digest
+    np.testing.assert_array_equal(one.units, other.units)
+    texts[3] = texts[3].replace(b"a", b"b", 1)
+    assert from_documents(texts).digest != one.digest
+
+
+def edited(text: bytes, seed: int) -> bytes:
+    """A copy in which every fifth line has another word and two lines are gone."""
+    lines = text.splitlines(keepends=True)
+    for i in range(seed, len(lines), 5):
+        lines[i] = b"edited " + lines[i]
+    return b"".join(lines[:7] + lines[9:])
+
+
+def test_near_duplicates_lie_on_one_side() -> None:
+    originals = documents(100)
+    copies = [edited(text, i % 5) for i, text in enumerate(originals)]
+    text = from_documents(originals + copies)
+    assert (text.alike, text.grouped) == (100, 200)
+    parts = [part(text, split) for split in SPLITS]
+    for original, copy in zip(originals, copies, strict=True):
+        assert [original in part for part in parts] == [copy in part for part in parts]
+
+
+def test_a_crowd_of_near_duplicates_is_one_group() -> None:
+    original = documents(1)[0]
+    crowd = [original + b"%d\n" % i for i in range(2 * corpus.CROWD)]
+    views = [np.frombuffer(text, np.uint8) for text in [*documents(5, seed=1), *crowd]]
+    np.testing.assert_array_equal(corpus.groups(views), [0, 1, 2, 3, 4] + [5] * len(crowd))
+
+
+def test_near_duplicates_are_found_though_others_quote_them() -> None:
+    """Each part of what the first and the last have in common is in one of those between them, too."""
+    first, *others = documents(11)
+    part = len(first) // 10 + 1
+    between = [first[i * part : (i + 1) * part] + other for i, other in enumerate(others)]
+    views = [np.frombuffer(text, np.uint8) for text in (first, *between, first + b"!")]
+    np.testing.assert_array_equal(corpus.groups(views), [*range(11), 0])
+
+
+def test_a_licence_makes_no_near_duplicates() -> None:
+    licence, *texts = documents(10)
+    views = [np.frombuffer(licence[:400] + text, np.uint8) for text in texts]
+    np.testing.assert_array_equal(corpus.groups(views), np.arange(9))
+
+
+def test_exact_copies_are_left_out() -> None:
+    texts = documents(20)
+    text = from_documents(texts + texts[:5] + [b""])
+    assert (text.documents, text.copies) == (20, 5)
+    assert text.digest == from_documents(texts).digest
+
+
+def test_limit_takes_whole_documents_whatever_their_order() -> None:
+    texts = documents(40)
+    limit = sum(map(len, texts)) // 2
+    text = from_documents(texts, limit=limit)
+    assert 0.9 * limit < len(text.units) <= limit
+    assert text.digest == from_documents(texts[::-1], limit=limit).digest
+    assert sum(any(t in part(text, split) for split in SPLITS) for t in texts) == text.documents
+
+
+def test_hidden_and_binary_files_are_passed_over(tmp_path: Path) -> None:
+    texts = documents(10)
+    folder(tmp_path, texts)
+    folder(tmp_path / ".git", documents(3, seed=1))
+    (tmp_path / "picture").write_bytes(b"\x89\0" * 500)
+    assert read(tmp_path).digest == from_documents(texts).digest
+
+
+def test_lone_file_is_cut_into_pieces_that_are_all_of_it(tmp_path: Path) -> None:
+    whole = b"".join(documents(300))
+    (tmp_path / "a.txt").write_bytes(whole)
+    text = read(tmp_path / "a.txt")
+    assert text.documents > 20 and len(text.units) == len(whole)
+    lines = b"".join(part(text, split) for split in SPLITS).splitlines()
+    assert sorted(lines) == sorted(whole.splitlines())
+    assert read(tmp_path).digest == text.digest
+    assert min(text.size(split) for split in SPLITS) > 0
+
+
+def test_lone_file_is_cut_where_its_texts_end(tmp_path: Path) -> None:
+    texts = documents(20, lines=5)
+    (tmp_path / "stories.txt").write_bytes(corpus.END_OF_TEXT.join(texts))
+    assert read(tmp_path / "stories.txt").digest == from_documents(texts).digest
+
+
+def test_library_is_real_text_that_gives_a_default() -> None:
+    text = data.corpus()
+    assert 0.9 * corpus.LIMIT < len(text.units) <= corpus.LIMIT
+    assert b"import" in part(text, "validation") and len(text.digest) == 64
+    assert not any("test" in file.parts or "site-packages" in file.parts for file in corpus.library())
+
+
+# ---- tokens --------------------------------------------------------------------------------------------------------
+
+
+def test_token_file_is_mapped_and_split_in_pieces(tmp_path: Path) -> None:
+    tokens = write_tokens(tmp_path / "train.bin", 40 * corpus.PIECE + 5)
+    text = read(tmp_path / "train.bin", limit=1 << 30)
+    assert isinstance(text.units, np.memmap) and not text.units.flags.writeable
+    np.testing.assert_array_equal(text.units, tokens)
+    ranges = sorted(tuple(span) for split in SPLITS for span in text.spans[split].tolist())
+    assert ranges[0][0] == 0 and ranges[-1][1] == len(tokens)
+    assert all(one[1] == other[0] for one, other in zip(ranges, ranges[1:], strict=False))
+    assert min(text.size(split) for split in SPLITS) > 0
+    inputs, targets = data.windows(text, "train", count=50, length=64)
+    assert type(inputs) is np.ndarray and inputs.dtype == np.int32
+    own = [text.units[begin:end].tobytes() for begin, end in text.spans["train"]]
+    drawn = [np.append(row, last).astype("<u2").tobytes() for row, last in zip(inputs, targets[:, -1], strict=True)]
+    assert len(own) > 3 and all(any(window in span for span in own) for window in drawn)
+    assert sum(any(window in span for window in drawn) for span in own) > 3
+
+
+def test_equal_pieces_of_tokens_are_used_once(tmp_path: Path) -> None:
+    tokens = write_tokens(tmp_path / "a.bin", 10 * corpus.PIECE)
+    np.concatenate([tokens, tokens]).tofile(tmp_path / "a.bin")
+    text = read(tmp_path / "a.bin")
+    assert (text.documents, text.copies) == (10, 10)
+    assert sum(text.size(split) for split in SPLITS) == 10 * corpus.PIECE
+
+
+# ---- windows -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def text() -> corpus.Corpus:
+    return from_documents(documents(200))
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_targets_are_the_inputs_one_further_and_both_are_the_text(text: corpus.Corpus, split: str) -> None:
+    inputs, targets = data.windows(text, split, count=40, length=100)
+    assert inputs.shape == targets.shape == (40, 100) and inputs.dtype == targets.dtype == np.int32
+    np.testing.assert_array_equal(inputs[:, 1:], targets[:, :-1])
+    own = part(text, split)
+    for row, last in zip(inputs, targets[:, -1], strict=True):
+        assert bytes([*row.tolist(), int(last)]) in own
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_scored_windows_are_fixed_and_do_not_overlap(text: corpus.Corpus, split: str) -> None:
+    one, again = (data.windows(text, split, count=60, length=100) for _ in range(2))
+    np.testing.assert_array_equal(one.inputs, again.inputs)
+    whole = text.units.tobytes()
+    places = sorted(whole.index(row.astype(np.uint8).tobytes()) for row in one.inputs)
+    assert (np.diff(places) >= 101).all()
+
+
+def test_seed_draws_the_training_windows_and_fewer_are_the_beginning(text: corpus.Corpus) -> None:
+    few, more = (data.windows(text, "train", count=count, length=50, seed=9).inputs for count in (20, 70))
+    np.testing.assert_array_equal(more[:20], few)
+    assert (data.windows(text, "train", count=20, length=50, seed=8).inputs != few).any()
+
+
+def test_training_windows_reach_every_part_of_the_text() -> None:
+    tiny = from_documents([bytes([i]) * 30 for i in range(1, 100)])
+    inputs, _ = data.windows(tiny, "train", count=20_000, length=10)
+    assert set(inputs.ravel().tolist()) == set(part(tiny, "train"))
+
+
+def test_windows_that_training_text_has_are_not_scored() -> None:
+    """A passage that all documents have, though they are no near-duplicates."""
+    shared, *texts = documents(120)
+    shared = shared[:600]
+    text = from_documents([t[:1_000] + shared + t[1_000:] for t in texts])
+    assert text.alike == 0
+    for split in ("validation", "test"):
+        own = part(text, split)
+        assert own.count(shared) > 3
+        starts = np.arange(text.spans[split][0, 0], text.spans[split][0, 1] - 300, 301)
+        left = starts[corpus.fresh(text, split, starts, 301)]
+        assert 0.5 < len(left) / len(starts) < 1
+        windows = data.windows(text, split, count=len(left), length=300).inputs
+        assert not any(shared[50:300] in row.astype(np.uint8).tobytes() for row in windows)
+
+
+def test_one_byte_repeated_is_not_scored() -> None:
+    text = from_documents([t + b" " * 3_000 for t in documents(100)])
+    inputs, _ = data.windows(text, "validation", count=20, length=300)
+    assert min(len(set(row.tolist())) for row in inputs) > 1
+
+
+def test_default_splits_share_no_example() -> None:
+    rows = [{row.tobytes() for row in data.split(split).inputs} for split in SPLITS]
+    assert [len(found) for found in rows[1:]] == [1_024, 1_024]
+    assert not rows[0] & rows[1] and not rows[0] & rows[2] and not rows[1] & rows[2]
+
+
+# ---- errors --------------------------------------------------------------------------------------------------------
+
+
+def refuse(message: str, path: Path, **options: int) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        read(path, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_cannot_be_read_is_refused_in_one_line(tmp_path: Path) -> None:
+    refuse("no file or folder", tmp_path / "none")
+    refuse("no text file", tmp_path)
+    for name, content, message in [
+        ("empty.txt", b"", "is empty"),
+        ("binary.txt", b"ab\0cd", "zero bytes"),
+        ("odd.bin", b"abc", "3 bytes.*two for each"),
+        ("empty.bin", b"", "0 bytes"),
+    ]:
+        (tmp_path / name).write_bytes(content)
+        refuse(message, tmp_path / name)
+    write_tokens(tmp_path / "large.bin", 100, vocab=500)
+    refuse("token 4.*vocab=65", tmp_path / "large.bin", vocab=65)
+    refuse("token files.*large.bin", tmp_path)
+
+
+def test_too_little_text_says_how_much_there_is(tmp_path: Path) -> None:
+    text = read(folder(tmp_path, documents(20)))
+    for split, count in (("train", 1), ("validation", 1_000), ("test", 1_000)):
+        length = 10**6 if split == "train" else 100
+        with pytest.raises(ValueError, match=rf"{count} {split} windows.*have room for \d+") as caught:
+            data.windows(text, split, count=count, length=length)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="test windows.*0 units"):
+        data.windows(from_documents([b"one text alone"]), "test", count=1, length=4)
+
+
+def test_unknown_split_is_named() -> None:
+    with pytest.raises(ValueError, match="no split 'valid'.*validation"):
+        data.split("valid")
+
+
+# ---- fetching ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[str, dict[str, bytes], list[str]]]:
+    """A server of files on this machine: its address, its files, what was asked of it."""
+    files: dict[str, bytes] = {}
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            body = files.get(self.path)
+            self.send_response(200 if body is not None else 404)
+            self.end_headers()
+            self.wfile.write(body or b"")
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}", files, asked
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def packed(path: Path, name: str, text: bytes) -> bytes:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(name, text)
+    return path.read_bytes()
+
+
+def test_fetched_text_is_checked_unpacked_and_kept(tmp_path: Path, served: tuple) -> None:
+    address, files, asked = served
+    files["/text8.zip"] = packed(tmp_path / "z", "text8", b"anarchism originated as")
+    digest = hashlib.sha256(files["/text8.zip"]).hexdigest()
+    for _ in range(2):
+        found = data.fetch("text8", tmp_path / "kept", url=f"{address}/text8.zip", sha256=digest)
+        assert found.read_bytes() == b"anarchism originated as"
+    assert asked == ["/text8.zip"]
+
+
+def test_wrong_hash_is_refused_and_nothing_is_kept(tmp_path: Path, served: tuple) -> None:
+    address, files, _ = served
+    files["/tiny.txt"] = b"Once upon a time"
+    url = f"{address}/tiny.txt"
+    with pytest.raises(ValueError, match="SHA-256") as caught:
+        data.fetch("tinystories", tmp_path / "kept", url=url, sha256="0" * 64)
+    assert "\n" not in str(caught.value) and list((tmp_path / "kept").iterdir()) == []
+    with pytest.warns(UserWarning, match=hashlib.sha256(files["/tiny.txt"]).hexdigest()):
+        assert data.fetch("tinystories", tmp_path / "kept", url=url).read_bytes() == files["/tiny.txt"]
+    with pytest.raises(ValueError, match="Remove it"):
+        data.fetch("tinystories", tmp_path / "kept", url=url, sha256="0" * 64)
+
+
+def test_fetch_that_cannot_be_says_so(tmp_path: Path, served: tuple) -> None:
+    address, files, _ = served
+    with pytest.raises(OSError, match="cannot be fetched: .*404"):
+        data.fetch("text8", tmp_path, url=f"{address}/text8.zip", sha256="0" * 64)
+    assert list(tmp_path.iterdir()) == []
+    files["/enwik8.zip"] = packed(tmp_path / "z", "other", b"")
+    with warnings.catch_warnings(action="ignore"), pytest.raises(ValueError, match="holds no 'enwik8'"):
+        data.fetch("enwik8", tmp_path, url=f"{address}/enwik8.zip")
+    with pytest.raises(ValueError, match="knows no text 'c4'.*text8"):
+        data.fetch("c4", tmp_path)
