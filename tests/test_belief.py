@@ -66,7 +66,7 @@ def test_p_is_the_moderated_welch_test_with_the_shared_split() -> None:
     rows = normal(1, finalists=3, effect=1.0, examples=40)
     scores = [r.test.mean(axis=1) for r in rows]
     s2 = [x.var(ddof=1) for x in scores]
-    pool = np.median(s2[:3]) / (1 - 2 / 36) ** 3
+    pool = (4 * s2[0] + 4 * s2[1] + 4 * s2[2]) / 12
     v = [max(s, ((len(x) - 1) * s + 4 * pool) / (len(x) + 3)) for x, s in zip(scores, s2, strict=True)]
     d = rows[0].test.mean(axis=0) - rows[3].test.mean(axis=0)
     rho = [r.test.var(axis=0, ddof=1).mean() for r in rows]

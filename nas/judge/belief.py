@@ -15,14 +15,14 @@ A variance comes from two sources. Seeds: s_i, the deviation of row i's n_i scor
 
     v_i = max(s_i^2, ((n_i - 1) s_i^2 + w_i s_pool^2) / (n_i - 1 + w_i)),   f_i = n_i - 1 + w_i degrees of freedom,
 
-s_pool^2 being typical of the finalists, w_i = min(4, degrees of freedom of the pool that are not the row's own).
-Typical is the median of their variances, each divided by (1 - 2 / (9 (n_i - 1)))^3, the median of a chi-squared
-variable over its mean (Wilson and Hilferty, 1931); of two it is their pooled mean. With a mean, one collapsed seed of
-one finalist (.95 and .10 on mnist1d) hid the gains of all others. Only finalists are pooled: baselines may be far
-weaker and scatter differently (deviations of .0005 to .05 on mnist1d), and a few quiet ones would make every finalist's
-variance too small. Moderation never lowers a variance, or the finalist that scatters most, and so leads most often by
-chance, would be claimed too often. Examples: all rows share one test split of E of them, so for a weighted sum of rows'
-means with weights c,
+s_pool^2 being the finalists' variances pooled, w_i = min(4, degrees of freedom of the pool that are not the row's own).
+A finalist whose variance is more than 25 times their median is left out of the pool: one collapsed seed (.95 and .10 on
+mnist1d) is another distribution, and hid the gains of all others. The median of all of them in place of the pool made
+too many false claims (.054 beside quiet baselines). Only finalists are pooled: baselines may be far weaker and scatter
+differently (deviations of .0005 to .05 on mnist1d), and a few quiet ones would make every finalist's variance too
+small. Moderation never lowers a variance, or the finalist that scatters most, and so leads most often by chance, would
+be claimed too often. Examples: all rows share one test split of E of them, so for a weighted sum of rows' means with
+weights c,
 
     v_test = max(0, Var_e(sum_i c_i m_ie) - sum_i c_i^2 rho_i / n_i) / E,
 
@@ -55,6 +55,9 @@ BASELINE_SEEDS = 10
 """Seeds of every baseline: they are compared with all finalists and can be kept for later searches."""
 PRIOR_DEGREES = 4
 """Most degrees of freedom by which the pool counts beside a row's own variance; at 5 seeds as much as these do."""
+OUTLYING = 25
+"""Times the finalists' median variance beyond which one is not pooled: a row with three times the noise of the others,
+the hardest case that is simulated, is rarely so far off, and a seed that collapsed always is."""
 MAX_DEGREES = 1e5
 """Student's t with more degrees of freedom is taken at this number: without variance between seeds there is no end."""
 MAX_T = 1e9
@@ -297,9 +300,10 @@ class _Seeds:
     def __init__(self, values: Sequence[np.ndarray], finalists: Sequence[int]) -> None:
         own = [len(row) - 1 for row in values]
         squares = [float(((row - row.mean()) ** 2).sum()) if np.ptp(row) else 0.0 for row in values]
-        degrees = sum(own[i] for i in finalists)
-        pooled = _typical([(squares[i], own[i]) for i in finalists if own[i]])
-        weights = [min(PRIOR_DEGREES, degrees - (n if i in finalists else 0)) for i, n in enumerate(own)]
+        pool = _pool({i: squares[i] / own[i] for i in finalists if own[i]})
+        degrees = sum(own[i] for i in pool)
+        pooled = sum(squares[i] for i in pool) / max(degrees, 1)
+        weights = [min(PRIOR_DEGREES, degrees - (n if i in pool else 0)) for i, n in enumerate(own)]
         self.mean = [float(row.mean()) for row in values]
         self.degrees = [n + weight for n, weight in zip(own, weights, strict=True)]
         self.variance = [
@@ -308,11 +312,10 @@ class _Seeds:
         ]
 
 
-def _typical(groups: Sequence[tuple[float, int]]) -> float:
-    """A variance typical of groups, each a sum of squares and its degrees of freedom; see the module's docstring."""
-    if len(groups) < 3:
-        return sum(square for square, _ in groups) / max(1, sum(degrees for _, degrees in groups))
-    return median(square / degrees / (1 - 2 / (9 * degrees)) ** 3 for square, degrees in groups)
+def _pool(variances: Mapping[int, float]) -> list[int]:
+    """Finalists whose variances are pooled: all but those that are far above the others, of which there must be two."""
+    limit = OUTLYING * median(variances.values()) if len(variances) > 2 else math.inf
+    return [i for i, variance in variances.items() if variance <= limit or limit == 0]
 
 
 class _Board:
