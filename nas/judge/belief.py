@@ -16,13 +16,13 @@ A variance comes from two sources. Seeds: s_i, the deviation of row i's n_i scor
     v_i = max(s_i^2, ((n_i - 1) s_i^2 + w_i s_pool^2) / (n_i - 1 + w_i)),   f_i = n_i - 1 + w_i degrees of freedom,
 
 s_pool^2 being the finalists' variances pooled, w_i = min(4, degrees of freedom of the pool that are not the row's own).
-A finalist whose variance is more than 25 times their median is left out of the pool: one collapsed seed (.95 and .10 on
-mnist1d) is another distribution, and hid the gains of all others. The median of all of them in place of the pool made
-too many false claims (.054 beside quiet baselines). Only finalists are pooled: baselines may be far weaker and scatter
-differently (deviations of .0005 to .05 on mnist1d), and a few quiet ones would make every finalist's variance too
-small. Moderation never lowers a variance, or the finalist that scatters most, and so leads most often by chance, would
-be claimed too often. Examples: all rows share one test split of E of them, so for a weighted sum of rows' means with
-weights c,
+A finalist whose variance is more than 100 times their median is left out of the pool: one collapsed seed (.95 and .10
+on mnist1d) is another distribution, and hid the gains of all others. The median of all of them in place of the pool
+made too many false claims (.054 beside quiet baselines). Only finalists are pooled: baselines may be far weaker and
+scatter differently (deviations of .0005 to .05 on mnist1d), and a few quiet ones would make every finalist's variance
+too small. Moderation never lowers a variance, or the finalist that scatters most, and so leads most often by chance,
+would be claimed too often. Examples: all rows share one test split of E of them, so for a weighted sum of rows' means
+with weights c,
 
     v_test = max(0, Var_e(sum_i c_i m_ie) - sum_i c_i^2 rho_i / n_i) / E,
 
@@ -55,7 +55,7 @@ BASELINE_SEEDS = 10
 """Seeds of every baseline: they are compared with all finalists and can be kept for later searches."""
 PRIOR_DEGREES = 4
 """Most degrees of freedom by which the pool counts beside a row's own variance; at 5 seeds as much as these do."""
-OUTLYING = 25
+OUTLYING = 100
 """Times the finalists' median variance beyond which one is not pooled: a row with three times the noise of the others,
 the hardest case that is simulated, is rarely so far off, and a seed that collapsed always is."""
 MAX_DEGREES = 1e5
