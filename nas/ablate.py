@@ -25,15 +25,16 @@ from typing import Any, NoReturn, TypeVar
 
 from nas.ablated import Receipt, Subject, Variant, receipt, to_json, to_markdown, write_table
 from nas.admit import Flow, Stopped, drive_all
+from nas.confirm import measured
 from nas.execute import Event, Executor
-from nas.flows import Place, admission, training, without_answer
+from nas.flows import Place, admission, training
 from nas.leaderboard import RESULTS, find_run
 from nas.loop import stop_on_signals
 from nas.progress import one_line
 from nas.propose.align import distance
 from nas.propose.pieces import Piece, fixed, pieces
 from nas.propose.resize import TOO_LARGE, Size, nearest_size
-from nas.records import Failure, Point, Retraining, Value, defaults, seed_of, to_plain
+from nas.records import Failure, Retraining, Value, defaults, seed_of, to_plain
 from nas.space import SearchSpace, SpaceError, digest, load
 from nas.standings import Confirmed, Records, board, rank, read
 from nas.store import Entry, Store, StoreError, write_file
@@ -309,18 +310,11 @@ class Ablation:
         self._store(rows, event)
 
     def _store(self, rows: Sequence[Retraining], event: Event) -> None:
-        failure = without_answer(event)
-        if failure is not None and failure.blame == "machine":
-            self.said(f"{rows[0].purpose}: {failure.message}; the same command repeats it")
-            return
-        usage = {"cpu_s": event.usage.cpu_s / len(rows), "wall_s": event.usage.wall_s / len(rows)}
-        results = [{"points": [], "failure": to_plain(failure)}] * len(rows) if failure else event.result["trials"]
-        made = []
-        for row, result in zip(rows, results, strict=True):
-            failed = Failure(**result["failure"]) if "failure" in result else None
-            point = Point(**result["points"][-1][0]) if result["points"] and failed is None else None
-            made.append(dataclasses.replace(row, point=point, failure=failed, usage=usage))
-        self.store.retrain(made)
+        made = measured(rows, event)
+        if isinstance(made, Failure):
+            self.said(f"{rows[0].purpose}: {made.message}; the same command repeats it")
+        else:
+            self.store.retrain(made)
 
 
 class Untraced(Exception):

@@ -8,8 +8,7 @@ open. The same is written out in words here. Nothing is changed, and nothing is 
 
 import ast
 import copy
-import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 from nas.admit.gate import FACADE, dotted
 from nas.propose.numbers import INTERCHANGEABLE, METHODS, PADDINGS
 from nas.propose.source import Draft, blocks, defined, needed
+from nas.propose.widths import ARITHMETIC
 from nas.space import SearchSpace, Spec
 
 ALIKE = 0.5
@@ -27,14 +27,6 @@ OTHER_NAMES = 1e-6
 """What other names or numbers cost in statements of one form: of two such partners the one with the same is taken."""
 
 _ALIASES = {name: name for name in FACADE}
-_OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-}
 
 
 def distance(candidate: str, baseline: str, space: SearchSpace) -> float:
@@ -120,7 +112,7 @@ def is_number(node: ast.AST) -> bool:
     if isinstance(node, ast.UnaryOp):
         return isinstance(node.op, ast.USub) and is_number(node.operand)
     if isinstance(node, ast.BinOp):
-        return type(node.op) in _OPERATORS and is_number(node.left) and is_number(node.right)
+        return type(node.op) in ARITHMETIC and is_number(node.left) and is_number(node.right)
     return isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "spec"
 
 
@@ -135,7 +127,7 @@ def evaluated(node: ast.AST | None, spec: Spec) -> float | None:
         case ast.BinOp(left=left, op=op, right=right):
             one, other = evaluated(left, spec), evaluated(right, spec)
             try:
-                return None if one is None or other is None else _OPERATORS[type(op)](one, other)
+                return None if one is None or other is None else ARITHMETIC[type(op)](one, other)
             except ZeroDivisionError:
                 return None
         case ast.Attribute(attr=name):

@@ -120,7 +120,7 @@ _POINTWISE = _KEEPING - frozenset("cumsum cumprod cummax cummin flip roll sort".
     *("Linear", "LayerNorm", "RMSNorm", "Dropout"),
 }
 _REDUCING = frozenset("mean max min sum std var median prod any all argmax argmin logsumexp amax amin average".split())
-_ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
@@ -312,7 +312,7 @@ class _Interpreter:
     def combine(self, left: Any, op: ast.operator, right: Any) -> Any:
         """Arithmetic on numbers, broadcasting on tensors."""
         if isinstance(left, _NUMBER) and isinstance(right, _NUMBER):
-            function = _ARITHMETIC.get(type(op))
+            function = ARITHMETIC.get(type(op))
             try:
                 if isinstance(op, ast.Pow) and abs(left) < 100 and abs(right) < 10:
                     return left**right
