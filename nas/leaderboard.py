@@ -4,8 +4,8 @@
 
 In goes a run's store, read only, also while the search goes on; out come one row per candidate, by its best trial, with
 the baselines among them by the mean over their seeds, and a caption that says how far the numbers can be trusted. The
-same store gives the same bytes. Scores here are those that the search chose by, so the best of them is partly luck;
-confirmation with fresh seeds on the test split is another stage, and nothing here claims an improvement.
+same store gives the same bytes. Those scores are what the search chose by, so the best of them is partly luck; what
+fresh seeds and the test split say stands above them once the run is confirmed, and nothing else is called better.
 """
 
 import argparse
