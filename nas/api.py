@@ -1,4 +1,4 @@
-"""What a candidate may import: `from nas.api import choice, integer, jax, jnp, lax, nnx, real`.
+"""What a candidate may import: `from nas.api import choice, integer, jax, jnp, lax, layers, nnx, real`.
 
 A candidate is one module: a docstring that states the idea, optionally `TUNABLES = {...}` of `choice`, `integer` and
 `real` with literal arguments, and one class of the scope that the space asks for. The page to write it from is
@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from flax import nnx as nnx
 from jax import lax as lax
 
+from nas import layers as layers
 from nas.records import Choice, Integer, Real, Value
 
-__all__ = ["choice", "integer", "jax", "jnp", "lax", "nnx", "real"]
+__all__ = ["choice", "integer", "jax", "jnp", "lax", "layers", "nnx", "real"]
 
 
 def choice(*options: Value) -> Choice:

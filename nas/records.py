@@ -89,14 +89,14 @@ class Failure:
 
     Attributes:
       stage: where it happened: `model` (nothing usable was written), `gate` (source text), `trace`, `program` (the
-        exported bytes), `duplicate`, `train`, or `machine`.
+        exported bytes), `leak` (what the program depends on), `duplicate`, `train`, or `machine`.
       rule: short stable name of the reason, by which rejections are counted (`import`, `shape`, `flops`, `diverged`).
       message: one sentence that says what was found and what to change.
       line: line of the candidate's source, from 1, where there is one.
       blame: `candidate` is never retried; `machine` is, and is never held against the candidate.
     """
 
-    stage: Literal["model", "gate", "trace", "program", "duplicate", "train", "machine"]
+    stage: Literal["model", "gate", "trace", "program", "leak", "duplicate", "train", "machine"]
     rule: str
     message: str
     line: int | None = None
@@ -267,12 +267,15 @@ class Point:
       train_loss: mean training loss since the point before.
       loss: mean validation loss.
       score: validation score in the unit of the task's metric.
+      parts: score of each task, where a space has several. If some are missing, they were not trained any more, and
+        `score` is what the others let expect; see `nas.judge.parts`.
     """
 
     step: int
     train_loss: float
     loss: float
     score: float
+    parts: Mapping[str, float] = field(default_factory=dict)
 
 
 def hash_blobs(blobs: Mapping[str, bytes]) -> str:

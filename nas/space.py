@@ -14,10 +14,11 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from urllib.parse import quote, unquote
 
 import numpy as np
 
@@ -45,6 +46,10 @@ class Spec:
       width: D, features inside the network.
       depth: how many blocks the skeleton stacks, or a `Model` or `Stack` is asked for.
       heads: H, for what has heads; divides `width`.
+      dtype: `float32` or `bfloat16`, in which layers compute; parameters and outputs are float32 in either case.
+      remat: whether a layer's inner values are computed anew for the gradients, which saves memory and costs time.
+      scan: whether equal layers are one loop instead of a row, for what compiles long; None is by the device: on a CPU
+        a loop is slower by a quarter, on a TPU it compiled in 26 s what took 90 s in a row.
     """
 
     length: int
@@ -54,6 +59,9 @@ class Spec:
     width: int
     depth: int
     heads: int = 1
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: bool = False
+    scan: bool | None = None
 
 
 class Split(NamedTuple):
@@ -74,6 +82,10 @@ class Task:
       metric: the score's name, for instance `accuracy`.
       maximize: whether a higher score is better.
       decimals: digits that mean something when the score is printed.
+      parts: names of tasks that every candidate learns, each with parameters of its own on one program. A split then
+        holds as many examples of each, one task after the other, and the score is the mean over the tasks.
+      identity: hash of data that the space's own code does not fix, for instance of a corpus on this machine. It is
+        part of the space's digest, so nothing that was measured on other data is taken for the same.
     """
 
     split: Callable[[str], Split]
@@ -82,6 +94,8 @@ class Task:
     metric: str
     maximize: bool = True
     decimals: int = 4
+    parts: tuple[str, ...] = ()
+    identity: Callable[[], str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,8 +125,14 @@ class Contract:
 class Recipe:
     """How every candidate is trained: schedule-free AdamW (Defazio et al., arXiv 2405.15682) after a linear warmup.
 
+    With `muon`, matrices are updated by Muon (Jordan et al. 2024) with the step size of AdamW (Liu et al., arXiv
+    2502.16982, section 2.2), and everything else, what has a side of the vocabulary or the classes included, by AdamW.
+
     Attributes:
       batch: examples in a training step.
+      accumulate: in how many parts a step goes through its batch, adding up gradients; divides `batch`. The program
+        sees one part at a time (`microbatch` examples), so memory is that of a part.
+      optimizer: `adamw` or `muon`.
       eval_batch: examples in an evaluation call; divides the size of the validation and of the test split.
       warmup: steps over which the learning rate rises.
       lr: range of the learning rate, sampled by Optuna for every trial.
@@ -122,10 +142,23 @@ class Recipe:
 
     batch: int
     eval_batch: int
+    accumulate: int = 1
+    optimizer: Literal["adamw", "muon"] = "adamw"
     warmup: int = 50
     lr: Real = Real(1e-3, 1e-1, log=True)
     wd: Real = Real(1e-4, 1e-1, log=True)
     max_auxiliary: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.accumulate < 1 or self.batch % self.accumulate:
+            raise ValueError(
+                f"Recipe(accumulate={self.accumulate}): it must be 1 or more and divide batch={self.batch}; change it"
+            )
+
+    @property
+    def microbatch(self) -> int:
+        """Examples that a program sees at once in training."""
+        return self.batch // self.accumulate
 
     @property
     def tunables(self) -> dict[str, Tunable]:
@@ -225,6 +258,7 @@ class SearchSpace:
     skeleton: Callable[..., Any] | None = None
     baseline_seeds: int = 3
     scale: "Mapping[str, Callable[[SearchSpace, int], SearchSpace]]" = field(default_factory=dict)
+    options: "Mapping[str, Callable[[SearchSpace, str], SearchSpace]]" = field(default_factory=dict)
 
 
 def read_sources(folder: Path) -> dict[str, str]:
@@ -233,11 +267,34 @@ def read_sources(folder: Path) -> dict[str, str]:
     return {f.stem.split("_", 1)[-1] if f.stem[0].isdigit() else f.stem: f.read_text("utf-8") for f in files}
 
 
+_LATER = ("accumulate", "optimizer", "dtype", "remat", "scan")
+"""Fields that came after the first results were published: at their defaults they leave digests as they were."""
+
+
 def digest(space: SearchSpace) -> str:
     """Short hash of everything a score depends on that can be hashed, for the run's record."""
-    parts = [space.name, space.version, space.scope, space.spec, space.contract, space.recipe, space.ladder]
+    records = [space.spec, space.contract, space.recipe, space.ladder]
+    parts: list[Any] = [space.name, space.version, space.scope, *map(_Stated, records)]
     parts += [sorted(space.baselines.items()), space.baseline_seeds]
+    parts += [space.task.parts] if space.task.parts else []
+    parts += [space.task.identity()] if space.task.identity else []
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _Stated:
+    """A record whose text leaves out what `_LATER` says."""
+
+    record: Any
+
+    def __repr__(self) -> str:
+        said = [f for f in fields(self.record) if f.name not in _LATER or getattr(self.record, f.name) != f.default]
+        return f"{type(self.record).__name__}({', '.join(f'{f.name}={getattr(self.record, f.name)!r}' for f in said)})"
+
+
+def file_name(name: str) -> str:
+    """A space's name as part of a file's or a folder's."""
+    return re.sub(r"[^\w.@-]+", "-", name)
 
 
 def names() -> list[str]:
@@ -253,14 +310,33 @@ def load(reference: str) -> SearchSpace:
 
     Args:
       reference: a name (`mnist1d`), a name with a variant (`mnist1d:shuffled`), a file (`my_space.py`, optionally with
-        `:variant`), or an object of a module (`package.module:SPACE`); each of them with `@axis=factor` after it for
-        the same space made larger (`mnist1d:block@depth=4`), whose name then ends so too: its scores are not the
-        space's.
+        `:variant`), or an object of a module (`package.module:SPACE`); each of them with `?option=text&…` after it
+        for what may be chosen of it (`byte_lm?size=gpu`), and with `@axis=factor` after that for the same space made
+        larger (`mnist1d:block@depth=4`). Its name then ends so too: its scores are not the space's.
     Raises:
       SpaceError: there is no such space, its file fails, or it cannot be made larger so; the message has one line.
     """
     reference, axis, factor = _parts(reference)
-    return _scaled(load(reference), reference, axis, factor) if axis else _find(reference)
+    if axis:
+        return _scaled(load(reference), reference, axis, factor)
+    plain, chosen = _choices(reference)
+    space = _find(plain)
+    for option, text in chosen:
+        space = _chosen(space, plain, option, text)
+    return space
+
+
+def with_options(reference: str, options: Mapping[str, str]) -> str:
+    """A reference with options added to those that it names.
+
+    Raises:
+      SpaceError: the reference is of a space made larger, which cannot be chosen from any more.
+    """
+    _, axis, _ = _parts(reference)
+    if axis and options:
+        raise SpaceError(f"space '{reference}' is given larger already; write options before '@{axis}'")
+    written = "&".join(f"{name}={quote(text, safe='/')}" for name, text in options.items())
+    return f"{reference}{'&' if '?' in reference else '?'}{written}" if written else reference
 
 
 def canonical(reference: str) -> str:
@@ -268,8 +344,35 @@ def canonical(reference: str) -> str:
     plain, axis, factor = _parts(reference)
     if axis:
         return f"{canonical(plain)}@{axis}={factor}"
-    head, colon, variant = reference.partition(":")
-    return f"{Path(head).resolve()}{colon}{variant}" if head.endswith(".py") or "/" in head else reference
+    plain, chosen = _choices(reference)
+    head, colon, variant = plain.partition(":")
+    plain = f"{Path(head).resolve()}{colon}{variant}" if head.endswith(".py") or "/" in head else plain
+    return with_options(plain, {name: _absolute(name, text) for name, text in chosen})
+
+
+def _absolute(option: str, text: str) -> str:
+    return str(Path(text).resolve()) if option == "data" and Path(text).exists() else text
+
+
+def _choices(reference: str) -> tuple[str, list[tuple[str, str]]]:
+    """A reference without what follows its `?`, and that as names and texts."""
+    plain, _, query = reference.partition("?")
+    chosen = [part.partition("=") for part in query.split("&")] if query else []
+    return plain, [(name, unquote(text)) for name, _, text in chosen]
+
+
+def _chosen(space: SearchSpace, reference: str, option: str, text: str) -> SearchSpace:
+    """What a space makes of an option."""
+    if option not in space.options:
+        known = ", ".join(sorted(space.options)) or "none"
+        raise SpaceError(
+            f"space '{reference}' has no option '{option}'; it has {known}. Leave it out, or name another."
+        )
+    try:
+        made = space.options[option](space, text)
+    except (ValueError, OSError) as error:
+        raise SpaceError(f"space '{reference}', {option}={text}: {' '.join(str(error).split())}") from error
+    return replace(made, name=f"{space.name}{'&' if '?' in space.name else '?'}{option}={Path(text).name}")
 
 
 def _parts(reference: str) -> tuple[str, str, int]:

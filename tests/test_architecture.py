@@ -11,7 +11,7 @@ ROOT = Path(nas.__file__).parent
 
 LAYERS = [
     {"nas.records", "nas.machine"},
-    {"nas.api", "nas.space", "nas.execute", "nas.llm"},
+    {"nas.api", "nas.layers", "nas.space", "nas.execute", "nas.llm"},
     {"nas.store", "nas.judge", "nas.judge.*", "nas.execute.*", "nas.llm.*", "nas.progress", "nas.lookahead"},
     {"nas.admit", "nas.admit.*", "nas.train", "nas.train.*", "nas.propose"},
     {"nas.propose.*", "nas.standings", "nas.costs", "nas.spending", "nas.inbox"},

@@ -230,7 +230,7 @@ def _primitives() -> dict[str, tuple[Any, tuple[int, ...]]]:
 
 
 def test_primitives_are_about_twenty() -> None:
-    assert 19 <= len(_primitives()) <= 25
+    assert 14 <= len(_primitives()) <= 25  # beside them the operations with fast code
 
 
 def test_primitive_call_gives_the_stated_shape() -> None:
@@ -308,10 +308,6 @@ REJECTED: dict[tuple[str, str], Callable[[], Program | Failure]] = {
     ),
     ("trace/error", "'list'"): lambda: _admit(
         _block("return self.layers[0](x)", "self.layers = [nnx.Linear(spec.width, spec.width, rngs=rngs)]"), "Block"
-    ),
-    ("trace/error", "plain array on self"): lambda: _admit(
-        _block("return self.layer(x) + self.ramp[:, None]", "self.ramp = jnp.arange(spec.length) / spec.length"),
-        "Block",
     ),
     ("trace/error", "made or removed a variable"): lambda: _admit(
         _block("self.mean = nnx.Variable(x.mean())\nreturn self.layer(x)"), "Block"

@@ -6,14 +6,20 @@ before anything runs; XLA's own analysis takes a loop's body once. Nothing is co
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
+from typing import TYPE_CHECKING
 
-from nas.admit.stablehlo import ELEMENTWISE, Block, Module, Operation, Rejected, Tensor, text
+from nas.admit.stablehlo import ELEMENTWISE, Block, Module, Operation, Reader, Rejected, Tensor, text
+
+if TYPE_CHECKING:
+    from nas.kernels.crossing import Claim
 
 MAX_CALLS = 100
 MAX_INLINED = 100_000
 MAX_EXECUTED = 10_000_000
+MAX_REFERENCE_BYTES = 1 << 40
+"""Largest array inside the reference of an operation of ours, which is counted and not run: no limit that matters."""
 
 
 @dataclass(slots=True)
@@ -49,7 +55,10 @@ def count(module: Module) -> Work:
     two per multiply-add, and a convolution does not multiply its padding; a reduction of n to m applies its function
     n - m times; moving data is free. Ours, where XLA differs or has none: a sort of n compares n log2 n times, a
     Fourier transform is 5 n log2 n, a named composite one per element, a branch as much as its dearest case. What no
-    result needs is free.
+    result needs is free. An operation of `nas.kernels` is as much as its reference as we lower it, whatever came with
+    it and whatever will run. Its derivative is what reference and derivative together take, less the reference: what
+    it computes again is free, as if the forward pass had kept it, so that a program costs the same however its
+    operations are written. (What `nnx.remat` computes again is counted.)
 
     Raises:
       Rejected: a loop's trip count cannot be read off, functions call each other in a circle, or it is too much.
@@ -101,7 +110,9 @@ class _Counter:
             size = types[operation.results[-1]].size
             return Work(size, 1, 1, {"elementwise": size})
         work = Work(0, 1, 1)
-        if name == "func.call":
+        if operation.results and operation.results[0] in self._module.claims:
+            work.add(_claimed(self._module.claims[operation.results[0]]))
+        elif name == "func.call":
             work.add(self.function(text(operation.attributes["callee"])))
         elif name == "stablehlo.while":
             trips = trip_count(self._module, operation)
@@ -124,6 +135,20 @@ class _Counter:
             work.kinds = {_KINDS.get(name, "reduction"): work.flops}
             work.inlined += sum(body.inlined for body in bodies)
         return work
+
+
+@cache
+def _claimed(claim: "Claim") -> Work:
+    """What an operation of ours does, or its derivative beyond that; counted on our own lowering of its reference."""
+    from nas.kernels import crossing
+
+    read = Reader(MAX_REFERENCE_BYTES).read
+    if not claim.derivative:
+        return count(read(crossing.reference(claim)))
+    forward = _claimed(replace(claim, derivative=False))
+    both = count(read(crossing.reference_with_derivative(claim)))
+    kinds = {kind: max(0, flops - forward.kinds.get(kind, 0)) for kind, flops in both.kinds.items()}
+    return Work(max(0, both.flops - forward.flops), both.inlined, both.executed, kinds)
 
 
 def _uses(operation: Operation) -> Iterator[int]:

@@ -4,8 +4,9 @@ In go the four artifacts as read by `stablehlo.py`, out comes a `Graph` that joi
 state, inputs and seeds are shared nodes, known by role, shape and dtype and not by position, since a renamed attribute
 permutes them; forward's residuals are the very values that backward takes. Calls are inlined, equal expressions are
 one node, commutative operands have no order, loops carry slots without order, what no output needs is left out, and
-random bits are known by their shape alone, not by their place in the stream of keys. Constants, initialisers, dropout
-rates, tied weights and stopped gradients remain. What is left is compared by colour refinement. Programs that compute
+random bits are known by their shape alone, not by their place in the stream of keys. An operation of
+`nas.kernels` is its name and settings, whatever decomposition came with it. Constants, initialisers, dropout rates,
+tied weights and stopped gradients remain. What is left is compared by colour refinement. Programs that compute
 the same by other algebra (h + h, 2 * h) are not recognized, and no attempt is made to.
 
 Source: colour refinement as in Weisfeiler and Leman (1968); our change: directed, labelled edges, and sums of mixed
@@ -112,7 +113,9 @@ class _Builder:
     def _plain(self, module: Module, operation: Operation, values: dict[int, int]) -> list[int]:
         inputs = tuple([values[v] for v in operation.operands])
         types = [module.types[v] for v in operation.results]
-        label = (operation.name, self._attributes(operation), *types)
+        ours = operation.results and operation.results[0] in module.claims
+        name = text(operation.attributes["name"]) if ours else operation.name  # what it says; its settings are below
+        label = (name, self._attributes(operation), *types)
         if operation.blocks:
             captured: dict[int, int] = {}
             label = (*label, *[self._body(module, block, captured) for block in operation.blocks])

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 
+from nas.kernels import OFFERED
 from nas.records import Choice, Failure, Integer, Real, Tunable, Value
 from nas.space import Spec
 
@@ -27,9 +28,9 @@ INTEGER_SIZE = 2**31
 REPORTED = 20
 """How many failures of one source are reported; more would not be read."""
 
-FACADE = ("choice", "integer", "jax", "jnp", "lax", "nnx", "real")
+FACADE = ("choice", "integer", "jax", "jnp", "lax", "layers", "nnx", "real")
 """What `nas.api` offers."""
-MODULES = ("jax", "jnp", "lax", "nnx")
+MODULES = ("jax", "jnp", "lax", "layers", "nnx")
 """The names of `nas.api` that are modules."""
 
 _ACTIVATIONS = """celu elu gelu glu hard_sigmoid hard_silu hard_swish hard_tanh identity leaky_relu log_sigmoid
@@ -91,6 +92,8 @@ API: Mapping[str, frozenset[str]] = {
             reshape rev round rsqrt scan scatter scatter_add scatter_max scatter_min scatter_mul select select_n
             shift_left shift_right_arithmetic shift_right_logical sign sin sinh slice slice_in_dim sort sort_key_val
             split sqrt square squeeze stop_gradient sub switch tan tanh tile top_k transpose while_loop""",
+        "layers": """Attention Convolution DeltaRule GatedLinearAttention GatedMLP MLP Recurrence RoutedMLP
+            SlidingWindow rotary""",
         "nnx": _ACTIVATIONS
         + """ BatchNorm BatchStat Bidirectional Cache Carry Conv ConvTranspose Dict Dropout Einsum Embed GRUCell
             GroupNorm InstanceNorm LSTMCell LayerNorm Linear LinearGeneral List LoRA LoRALinear Module
@@ -463,10 +466,11 @@ class _Reader(ast.NodeVisitor):
             self.fail(
                 node, "import", "There is an import inside a function or block. Move it to the top of the module."
             )
+        offered = FACADE if module == "nas.api" else OFFERED
         for alias in node.names:
-            if alias.name == "*" or module == "nas.api" and alias.name not in FACADE:
-                near = _nearest(alias.name, FACADE)
-                self.fail(node, "import", f"nas.api has no {alias.name!r}; it has {', '.join(FACADE)}.{near}")
+            if alias.name not in offered:
+                near = _nearest(alias.name, offered)
+                self.fail(node, "import", f"{module} has no {alias.name!r}; it has {', '.join(offered)}.{near}")
 
     def _foreign(self, node: ast.stmt, module: str) -> None:
         instead = _INSTEAD_OF_MODULE.get(module.partition(".")[0], "remove it, or write what it does in jnp and lax")

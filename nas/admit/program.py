@@ -106,6 +106,7 @@ def _check(blobs: Mapping[str, bytes], param_leaves: int, contract: Contract, re
     )
     _check_dependence(graph)
     memory = _memory_bytes(artifacts, graph, params, param_leaves)
+    memory += 4 * params if recipe.accumulate > 1 else 0  # gradients of the parts that came before
     _check_limit(
         "memory",
         memory,
@@ -211,13 +212,13 @@ def _check_signatures(artifacts: Mapping[str, _Artifact], param_leaves: int, con
     def outputs(batch: int) -> Aval:
         return (batch, *contract.output_shape), "float32"
 
-    forward = [outputs(recipe.batch), auxiliary, *state]
+    forward = [outputs(recipe.microbatch), auxiliary, *state]
     residuals = artifacts["forward"].gives[len(forward) :]
     expected = {
         "init": ([seed], leaves),
         "eval": ([*leaves, inputs(recipe.eval_batch)], [outputs(recipe.eval_batch)]),
-        "forward": ([*leaves, inputs(recipe.batch), seed], [*forward, *residuals]),
-        "backward": ([*residuals, outputs(recipe.batch), auxiliary], leaves[:param_leaves]),
+        "forward": ([*leaves, inputs(recipe.microbatch), seed], [*forward, *residuals]),
+        "backward": ([*residuals, outputs(recipe.microbatch), auxiliary], leaves[:param_leaves]),
     }
     for name, (takes, gives) in expected.items():
         _compare(name, "takes", artifacts[name].takes, takes)
@@ -277,7 +278,7 @@ def _cost(params: int, flops: int, memory: int, work: Mapping[str, Work], recipe
     return Cost(
         params=params,
         flops=flops,
-        train_flops=-(-train // recipe.batch),
+        train_flops=-(-train // recipe.microbatch),
         memory_bytes=memory,
         ops=operations,
     )

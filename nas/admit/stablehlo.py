@@ -2,13 +2,19 @@
 
 In goes the bytecode of one artifact, out comes a `Module`: functions, blocks and operations as tuples in which values
 are numbers. Everything that is not on the lists below is refused while reading, in every function, also one that is
-never called. Nothing is rewritten, compiled or run here, and nothing here knows what the artifact is for:
+never called. A composite that names an operation of `nas.kernels` becomes a claim, which is verified; the functions
+that only such composites lead to never run, and are left out. Nothing is rewritten, compiled or run here, and nothing
+here knows what the artifact is for:
 `cost.py` counts it, `program.py` compares it with the space's contract, `fingerprint.py` with other programs.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from nas.kernels.crossing import Claim
 
 _ELEMENTWISE = """abs add and atan2 bitcast_convert cbrt ceil clamp compare complex convert cosine count_leading_zeros
 divide exponential exponential_minus_one floor imag is_finite log log_plus_one logistic maximum minimum multiply negate
@@ -32,7 +38,8 @@ COMPOSITES = frozenset(
     for name in """acos acosh asin asinh atan atanh bessel_i1e cosh digamma erf erf_inv
 erfc lgamma next_after polygamma sinh square tan top_k zeta""".split()
 )
-"""Composites that a program may hold; the compiler knows them by name and may ignore their decomposition."""
+"""Composites that a program may hold, beside those of `nas.kernels`; the compiler knows them by name and may ignore
+their decomposition."""
 
 COMMUTATIVE = frozenset("stablehlo." + name for name in "add and maximum minimum multiply or xor".split())
 
@@ -103,12 +110,14 @@ class Module:
       types: type of each value.
       producers: the operation that makes a value; arguments of blocks have none.
       constant_bytes: bytes of constants that are not one number repeated.
+      claims: what each composite of `nas.kernels` computes, by its first result.
     """
 
     functions: dict[str, Block] = field(default_factory=dict)
     types: list[Tensor] = field(default_factory=list)
     producers: dict[int, Operation] = field(default_factory=dict)
     constant_bytes: int = 0
+    claims: dict[int, "Claim"] = field(default_factory=dict)
 
     @property
     def main(self) -> Block:
@@ -148,17 +157,36 @@ class Reader:
             if not parsed.operation.verify():
                 raise Rejected("malformed", "the exported program does not verify; export it anew")
             self._refuse_attributes("module", parsed.operation.attributes, _MODULE_ATTRIBUTES)
-            module = Module()
+            module, sizes = Module(), {}
             for operation in parsed.body.operations:
-                self._function(module, operation.operation)
+                before = self.operations
+                name = self._function(module, operation.operation)
+                sizes[name] = self.operations - before
         if "main" not in module.functions:
             raise Rejected("malformed", "the exported program has no function main; export it anew")
+        self.operations -= sum(sizes[name] for name in self._leave_out_claimed(module))
         return module
 
-    def _function(self, module: Module, operation: Any) -> None:
+    def _leave_out_claimed(self, module: Module) -> set[str]:
+        """Drop what main does not lead to if composites of ours are no way there; none of it reaches the compiler."""
+        if not module.claims:
+            return set()
+        live, waiting = set(), ["main"]
+        while waiting:
+            name = waiting.pop()
+            if name not in live:
+                live.add(name)
+                waiting += _references(module, module.functions[name])
+        idle = module.functions.keys() - live
+        for name in idle:
+            del module.functions[name]
+        return idle
+
+    def _function(self, module: Module, operation: Any) -> str:
+        """Read a function and return its name."""
         ir, attributes = self.ir, operation.attributes
         if operation.name == "sdy.mesh" and str(attributes["mesh"]) == "#sdy.mesh<[]>":
-            return  # declared for rematerialized functions with random keys; a mesh without axes lays out nothing
+            return ""  # declared for rematerialized functions with random keys; a mesh without axes lays out nothing
         if operation.name != "func.func":
             raise _not_allowed(operation.name)
         self._refuse_attributes("function", attributes, _FUNCTION_ATTRIBUTES)
@@ -167,6 +195,7 @@ class Reader:
                 self._refuse_attributes("function", [named.name for named in ir.DictAttr(entry)], _ARGUMENT_ATTRIBUTES)
         name = ir.StringAttr(attributes["sym_name"]).value
         module.functions[name] = self._block(module, operation.regions[0], {}, 0)
+        return name
 
     def _refuse_attributes(self, where: str, attributes: Any, allowed: frozenset[str]) -> None:
         for name in attributes:
@@ -219,8 +248,20 @@ class Reader:
         if name == "stablehlo.constant" and not self._is_splat(attributes["value"]):
             module.constant_bytes += module.types[results[0]].bytes
         if name == "stablehlo.composite" and (composite := text(attributes["name"])) not in COMPOSITES:
-            raise Rejected("op", f"the composite {composite} is not allowed; write it with jnp or lax functions")
+            self._claim(module, raw, composite, results)
         return operation
+
+    def _claim(self, module: Module, raw: Any, composite: str, results: tuple[int, ...]) -> None:
+        from nas.kernels import crossing
+
+        if not crossing.is_ours(composite):
+            raise Rejected("op", f"the composite {composite} is not allowed; write it with jnp or lax functions")
+        try:
+            module.claims[results[0]] = crossing.claim_of(raw)
+        except Exception as error:  # what an operation makes of arrays that it does not expect
+            found = next(iter(str(error).splitlines()), type(error).__name__)
+            message = f"the composite {composite} is not one of nas.kernels: {found}; call the function of nas.kernels"
+            raise Rejected("signature", message) from None
 
     def _constraint(self, raw: Any, numbers: dict[Any, int]) -> None:
         """A layout over the empty mesh, the only one that can be declared, is its operand."""
@@ -261,6 +302,23 @@ class Reader:
         if splat is None:
             splat = self._splat[value] = _is_splat(self.ir, value)
         return splat
+
+
+def _nested(block: Block) -> Iterator[Operation]:
+    """The operations of a block and of the blocks inside them."""
+    for operation in block.operations:
+        yield operation
+        for inner in operation.blocks:
+            yield from _nested(inner)
+
+
+def _references(module: Module, block: Block) -> Iterator[str]:
+    """Functions that a block refers to, without those that composites of ours do."""
+    for operation in _nested(block):
+        if operation.name == "func.call":
+            yield text(operation.attributes["callee"])
+        elif operation.name == "stablehlo.composite" and operation.results[0] not in module.claims:
+            yield text(operation.attributes["decomposition"])
 
 
 def _not_allowed(name: str) -> Rejected:

@@ -10,9 +10,11 @@ import builtins
 import os
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+from nas.kernels import OFFERED
 from nas.records import Failure, Value, to_plain
 from nas.space import SearchSpace, load
 
@@ -52,6 +54,8 @@ def trace(
     import jax
 
     jax.config.update("jax_traceback_in_locations_limit", 0)
+    if space.spec.scan is None:
+        space = replace(space, spec=replace(space.spec, scan=platform != "cpu"))
     try:
         return export_all(functions(space, execute(source, space.scope), SimpleNamespace(**values)), space, platform)
     except (KeyboardInterrupt, SystemExit):
@@ -66,6 +70,8 @@ def execute(source: str, scope: str) -> type:
     def importer(name: str, *rest: Any) -> Any:
         if name not in ("nas.api", "nas.kernels"):
             raise ImportError(f"import of '{name}' is not allowed; import from nas.api")
+        if name == "nas.kernels" and (absent := sorted(set(rest[2] or ("*",)) - set(OFFERED))):
+            raise ImportError(f"nas.kernels has no {absent[0]!r}; it has {', '.join(OFFERED)}")
         return builtins.__import__(name, *rest)
 
     allowed: dict[str, Any] = {name: getattr(builtins, name) for name in _BUILTINS if hasattr(builtins, name)}
@@ -172,9 +178,9 @@ def export_all(candidate: Functions, space: SearchSpace, platform: str) -> tuple
         return output, auxiliary, after, tuple(residuals)
 
     params, state = candidate.params, candidate.state
-    ahead = exported(forward, params, state, examples(recipe.batch), seed)
+    ahead = exported(forward, params, state, examples(recipe.microbatch), seed)
     output, auxiliary, *rest = ahead.out_avals
-    _check_output(output, contract.output_shape, recipe.batch)
+    _check_output(output, contract.output_shape, recipe.microbatch)
     residuals = tuple(map(_aval, rest[len(state) :]))
 
     def backward(residuals: Any, d_output: jax.Array, d_auxiliary: jax.Array) -> Any:
