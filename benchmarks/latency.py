@@ -195,6 +195,8 @@ class Workers:
         if job.entry.endswith(":trace_job"):
             text = json.dumps([payload["source"], payload["values"]])
             return {"blobs": {name: f"{name} {text}".encode() for name in ARTIFACTS}, "param_leaves": 2}
+        if job.entry.endswith(":leak_job"):
+            return {"failure": None}
         if job.entry.endswith(":check_job"):
             return {"program": self._facts(payload["blobs"])}
         return {"trials": [self._curve(payload, trial) for trial in payload["trials"]]}

@@ -80,6 +80,8 @@ class Equals:
             blobs = {name: f"{name} {text}".encode() for name in ARTIFACTS}
             self._sources[hash_blobs(blobs)] = payload["source"]
             return {"blobs": blobs, "param_leaves": 1}
+        if job.entry.endswith(":leak_job"):
+            return {"failure": None}
         if job.entry.endswith(":check_job"):
             return untrained.checked(payload)
         # The first draws of candidates are trained in the order of admission, each before any of its further draws.

@@ -28,6 +28,7 @@ PRELOAD = (
     "jaxlib.mlir.dialects.stablehlo",
     "nas.admit.trace",
     "nas.admit.program",
+    "nas.admit.leaks",
     "nas.admit.skeleton",
     "nas.train.engine",
     "nas.train.interpret",
@@ -90,6 +91,7 @@ class Place:
       accelerators: how many there are.
       platform: `cpu`, `cuda` or `tpu`.
       data: folder of the arrays that trainers map; None is the run's own.
+      devices: accelerators (or, for tests, a CPU's pretended devices) over which one trial lays each batch.
     """
 
     reference: str
@@ -99,6 +101,7 @@ class Place:
     accelerators: int = 0
     platform: str = "cpu"
     data: Path | None = None
+    devices: int = 1
 
     def keep_program(self, admitted: Admitted) -> dict[str, Any]:
         """Write a program's artifacts where trainers find them, and decide how it is run."""
@@ -125,9 +128,13 @@ def admission(
 
 
 def first_rung(
-    place: Place, slot: int, source: str, facts: Mapping[str, Any], at_defaults: bool, trials: Sequence[Trial]
-) -> Flow[Outcome]:
-    """Train draws of one candidate that share its own values, on one compiled program, to the first rung."""
+    place: Place, slot: int, source: str, facts: Mapping[str, Any], at_defaults: bool, trials: Sequence[Trial],
+    bar: Mapping[str, float] | None = None,
+) -> Flow[Outcome]:  # fmt: skip
+    """Train draws of one candidate that share its own values, on one compiled program, to the first rung.
+
+    In a space of several tasks, what is hopeless against `bar` (a score for each task) is left after some of them.
+    """
     programs = None
     if not at_defaults:
         found = yield from admit(
@@ -137,7 +144,7 @@ def first_rung(
             return Outcome(failure=found, programs={trial.id: {"failure": to_plain(found)} for trial in trials})
         facts = place.keep_program(found)
         programs = {trial.id: {"program": facts} for trial in trials}
-    (event,) = yield [_training(place, slot, "first", facts, trials, -1, (0,), keep=True)]
+    (event,) = yield [_training(place, slot, "first", facts, trials, -1, (0,), keep=True, bar=bar)]
     return Outcome(scores=_scores(place, slot, event, trials, (0,)), programs=programs)
 
 
@@ -188,7 +195,7 @@ def baseline(
 
 def _training(
     place: Place, slot: int, name: str, facts: Mapping[str, Any], trials: Sequence[Trial], below: int,
-    rungs: Sequence[int], *, keep: bool,
+    rungs: Sequence[int], *, keep: bool, bar: Mapping[str, float] | None = None,
 ) -> Job:  # fmt: skip
     """A job that trains trials from rung `below` (-1: from the start) through `rungs`."""
     steps, store = place.space.ladder.steps, place.store
@@ -202,6 +209,7 @@ def _training(
                 "wd": trial.recipe["wd"],
                 "load": str(store.checkpoint_path(trial.id, below)) if below >= 0 else None,
                 "save": str(store.checkpoint_path(trial.id, rungs[-1])) if keep else None,
+                **({"bar": dict(bar)} if bar else {}),
             }
             for trial in trials
         ],
@@ -226,8 +234,9 @@ def training(
         "start": start,
         "stops": list(stops),
         "trials": [dict(trial) for trial in trials],
+        **({"devices": place.devices} if place.devices > 1 else {}),
     }
-    need = Need(cpus=1, accelerators=min(1, place.accelerators), memory_bytes=TRAIN_MEMORY_BYTES)
+    need = Need(cpus=1, accelerators=min(place.devices, place.accelerators), memory_bytes=TRAIN_MEMORY_BYTES)
     return Job(
         id=name, entry="nas.train.engine:train_job", payload=payload, need=need,
         timeout_s=TRAIN_TIMEOUT_S, attempts=3, priority=priority,
@@ -259,7 +268,7 @@ def without_answer(event: Event) -> Failure | None:
     if event.kind == "done":
         return None
     if event.kind == "error" and "[Errno" in event.error:
-        raise StoreError(f"a trainer could not use its files ({event.error}); free some space, then --resume")
+        raise StoreError(f"a trainer could not use its files ({event.error}); see to it, then --resume")
     blame = "candidate" if event.kind in ("error", "timeout", "memory") else "machine"
     text = f"training ended with {event.kind}: {event.error[:300] or 'no further word'}"
     return Failure(stage="train", rule=event.kind, message=text, blame=blame)

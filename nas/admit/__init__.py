@@ -1,4 +1,4 @@
-"""From source text to an admitted program: gate, trace, check. Rejection costs nothing and always says why.
+"""From source text to an admitted program: gate, trace, check, run once. Rejection costs nothing and always says why.
 
 `admit` is a *flow*: a generator that yields jobs for an executor and is sent their events, so that one piece of code
 serves a search with many candidates in flight and a person with one file (`python -m nas.admit FILE`).
@@ -17,6 +17,8 @@ Flow = Generator[Sequence[Job], Sequence[Event], T]
 
 TRACE_TIMEOUT_S = 60.0
 TRACE_MEMORY_BYTES = 4 << 30
+LEAK_TIMEOUT_S = 600.0
+"""A program for an accelerator is run here on one core, a few times."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +43,7 @@ def admit(
     tag: str = "admit",
     priority: int = 0,
 ) -> Flow[Admitted | Failure]:
-    """Trace a candidate that passed the gate, and check the program that comes back.
+    """Trace a candidate that passed the gate, check the program that comes back, and try what it depends on.
 
     Args:
       space: reference of the space.
@@ -68,20 +70,26 @@ def admit(
     if facts["digest"] != hash_blobs(blobs):
         message = "the check answered about other bytes than it was given; write the candidate in plainer operations"
         return Failure(stage="program", rule="digest", message=message)
+    payload |= {"flops": facts["cost"]["flops"]}
+    (tried,) = yield [_sealed(f"{tag}.leaks", "nas.admit.leaks:leak_job", payload, priority, LEAK_TIMEOUT_S)]
+    if tried.kind != "done":
+        return _ended("leak", tried, LEAK_TIMEOUT_S)
+    if tried.result["failure"] is not None:
+        return Failure(**tried.result["failure"])
     return Admitted(blobs=blobs, facts=facts)
 
 
-def _sealed(name: str, entry: str, payload: Mapping[str, Any], priority: int) -> Job:
+def _sealed(
+    name: str, entry: str, payload: Mapping[str, Any], priority: int, timeout_s: float = TRACE_TIMEOUT_S
+) -> Job:
     need = Need(memory_bytes=TRACE_MEMORY_BYTES)
-    return Job(
-        id=name, entry=entry, payload=payload, need=need, timeout_s=TRACE_TIMEOUT_S, priority=priority, sealed=True
-    )
+    return Job(id=name, entry=entry, payload=payload, need=need, timeout_s=timeout_s, priority=priority, sealed=True)
 
 
-def _ended(stage: Any, event: Event) -> Failure:
+def _ended(stage: Any, event: Event, timeout_s: float = TRACE_TIMEOUT_S) -> Failure:
     """A job that brought no answer: what it was given made it hang, grow, crash or raise."""
     messages = {
-        "timeout": f"took longer than {TRACE_TIMEOUT_S:.0f} s; make the model smaller, or loop with lax.scan",
+        "timeout": f"took longer than {timeout_s:.0f} s; make the model smaller, or loop with lax.scan",
         "memory": f"took more than {TRACE_MEMORY_BYTES >> 30} GiB of memory; make the model smaller",
         "lost": f"ended the process that read it ({event.error}); write it in plainer operations",
         "error": f"could not be read: {event.error[:300]}",

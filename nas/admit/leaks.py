@@ -1,0 +1,402 @@
+"""Refuse programs whose outputs depend on what they must not see: later inputs, other examples, or nothing at all.
+
+In go the artifacts that `program.py` has checked; out comes the candidate's `Failure`, or none. The programs are run on
+made-up inputs, then some inputs are changed, and the outputs that must not notice are compared. Parameters are those of
+the initialiser with noise on them, so that a gate which starts at zero hides nothing. `leak_job` runs in a disposable
+process without data, labels or candidate Python; `find` works on any function from inputs to outputs, so that trained
+parameters and real inputs can be asked the same.
+
+What is found is there, but for rounding. What is not found: a dependence so rare that no made-up input triggers it
+(about `PAIRS` pairs of an example and a cut in time are tried; of a large program, which is run a few times only, not
+even every cut), one that only opens at parameters or in a state that training would have to reach, and one below the
+tolerance.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from nas.records import Failure, hash_blobs, to_plain
+from nas.space import SearchSpace, load
+
+Evaluate = Callable[[np.ndarray], np.ndarray]
+"""Inputs (B, ...) to outputs (B, ...), for one fixed B."""
+
+TOLERANCE = 2e-6
+"""How far an output may move for what it must not see, in units of its spread over the batch. Nearly every program
+computes the outputs in question by the same operations on the same numbers, and they do not move at all."""
+FOURIER_TOLERANCE = 1e-4
+"""The same for programs with a Fourier transform, which rounds each result by the size of all its inputs: 3e-7 for one
+padded convolution, 1e-5 for twelve one after another with T = 512."""
+SHIFT_TOLERANCE = {"single": 1e-3, "half": 0.2}
+"""The same for an example in another row, where sums may run in another order, by the coarsest float inside."""
+SHIFT_SHARE = 0.05
+"""Rows that may move beyond it: rounding can turn a choice (top-k, argmax) between two that are nearly equal."""
+CONSTANT = 5e-7
+"""Spread of the outputs over examples up to which they are all the same, in units of the largest output."""
+
+PAIRS = 2000
+"""Pairs of an example and a cut that are tried in one mode, where that is cheap."""
+REPEATED_FLOPS = 2e10
+"""Work on trying cuts again with other inputs and parameters."""
+EVERY_FLOPS = 2e11
+"""Work on trying cuts once: beyond, some cuts are drawn at random. Some 4 s of one core."""
+LARGE_FLOPS = 5e8
+"""Work of one call from which some optimisation pays: 37 calls of a selective scan took 4 s with it, 11 s without."""
+MOST_SWEEPS = 64
+"""How often cuts are tried at most."""
+NOISES = (0.1, 1.0)
+"""Noise on the parameters, in turn, in units of their root mean square or of `SMALLEST`, if that is more."""
+SMALLEST = 0.5
+FEW_IDS = 4
+"""Different token ids in every other made-up example."""
+FLOPS_PER_OUTPUT = 100
+"""What comparing an output costs."""
+
+_TIME = (
+    "Mask attention to j <= i, pad convolutions on the left, and take running sums instead of means, norms, sorts or "
+    "circular transforms over T."
+)
+_TRAINING = "Training is causal too, so nnx.BatchNorm is not allowed: take nnx.RMSNorm or nnx.LayerNorm over features."
+_BATCH = "Compute means, norms, softmaxes, ranks and capacities within an example, never over axis 0."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leak:
+    """What a program depends on and must not, or the other way round.
+
+    Attributes:
+      rule: `time`, `batch`, `nondeterministic` or `constant`.
+      moved: how far an output moved, in units of its spread over the batch.
+      row: the example whose output moved.
+      output: the first position of the output that moved; None where it is not a matter of time.
+      input: a later position of the input that moved it.
+    """
+
+    rule: Literal["time", "batch", "nondeterministic", "constant"]
+    moved: float = 0.0
+    row: int = 0
+    output: int | None = None
+    input: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tolerance:
+    """How far an output may move that must not: in the `same` row, and of an example that is `shifted` to another."""
+
+    same: float = TOLERANCE
+    shifted: float = SHIFT_TOLERANCE["single"]
+
+
+def leak_job(
+    space: str, blobs: Mapping[str, bytes], param_leaves: int, platform: str = "cpu", flops: int = 0
+) -> dict[str, Any]:
+    """Entry of the disposable job: `{"failure": {...}}`, or `{"failure": None}`, as plain data."""
+    failure = check(load(space), blobs, param_leaves, platform, flops)
+    return {"failure": None if failure is None else to_plain(failure)}
+
+
+def check(
+    space: SearchSpace, blobs: Mapping[str, bytes], param_leaves: int, platform: str = "cpu", flops: int = 0
+) -> Failure | None:
+    """Run a checked program on made-up inputs and say whether it depends on what it must not see.
+
+    In every space, an example is evaluated by itself. In a causal space, the output at position t depends on inputs up
+    to t only, in evaluation and in training. What examples do to each other in training is free, as long as it tells
+    nothing of later positions, as BatchNorm over time does.
+
+    Args:
+      space: its contract says whether it is causal, its spec how many token ids there are.
+      blobs: the program's artifacts.
+      param_leaves: how many of init's outputs are parameters.
+      platform: what the artifacts are lowered for; they are run on the CPU all the same.
+      flops: of one inference on one example; limits how often a costly program is run.
+    Returns:
+      A failure of stage `leak` with the rule of a `Leak`, or None.
+    """
+    from jax import export
+
+    from nas.kernels.crossing import fill
+    from nas.train.interpret import run_once
+
+    def artifact(name: str) -> Any:
+        exported = export.deserialize(bytearray(blobs[name]))
+        return fill(replace(exported, platforms=("cpu",)), "cpu")
+
+    leaves = run_once(artifact("init"), [np.asarray(0, np.uint32)])
+    params, state = tuple(leaves[:param_leaves]), tuple(leaves[param_leaves:])
+    work = flops + FLOPS_PER_OUTPUT * math.prod(space.contract.output_shape)
+    evaluation = _Mode(artifact("eval"), params, state, work)
+    draws = _Draws(params, space.spec.vocab)
+    causal, within = space.contract.causal, evaluation.tolerance
+    rng = np.random.default_rng(int(hash_blobs(blobs)[:16], 16))
+    sweeps, cuts = _effort(evaluation.shape, work, rng) if causal else (1, None)
+    leak = find(*draws.drawn(evaluation, 0), causal=causal, cuts=cuts, tolerance=within)
+    if leak is not None and leak.rule == "constant":  # at other parameters it may not be
+        leak = find(*draws.drawn(evaluation, 1), causal=causal, cuts=cuts, tolerance=within)
+    for number in range(1, sweeps):
+        leak = leak or later(*draws.drawn(evaluation, number), cuts=cuts, tolerance=within.same)
+    if leak is not None or not causal:
+        return None if leak is None else _failure(leak)
+    training = _Mode(artifact("forward"), params, state, work)
+    sweeps, cuts = _effort(training.shape, work, rng)
+    for number in range(sweeps):
+        leak = leak or later(*draws.drawn(training, number), cuts=cuts, tolerance=training.tolerance.same, mixing=True)
+    return None if leak is None else _failure(leak, training=True)
+
+
+def find(
+    evaluate: Evaluate, inputs: np.ndarray, others: np.ndarray, outputs: np.ndarray | None = None, *, causal: bool,
+    cuts: np.ndarray | None = None, tolerance: Tolerance | None = None,
+) -> Leak | None:  # fmt: skip
+    """What a function of a batch depends on and must not, or None.
+
+    Args:
+      evaluate: called five times; for a causal function, len(cuts) / B times more.
+      inputs: (B, ...), and (B, T, ...) if causal.
+      others: what inputs are changed to: the same shape, different numbers everywhere.
+      outputs: `evaluate(inputs)`, if it is known.
+      causal: whether the output at (b, t) may depend on inputs at (b, 0 … t) only. Outputs beyond T may on all of b.
+      cuts: see `later`.
+      tolerance: for rounding.
+    """
+    allowed = tolerance or Tolerance()
+    outputs = evaluate(inputs) if outputs is None else outputs
+    if not np.array_equal(evaluate(inputs), outputs, equal_nan=True):
+        return Leak(rule="nondeterministic")
+    return (
+        _constant(outputs)
+        or _mixed(evaluate, inputs, others, outputs, allowed)
+        or (later(evaluate, inputs, others, outputs, cuts=cuts, tolerance=allowed.same) if causal else None)
+    )
+
+
+def later(
+    evaluate: Evaluate, inputs: np.ndarray, others: np.ndarray, outputs: np.ndarray | None = None, *,
+    cuts: np.ndarray | None = None, tolerance: float = TOLERANCE, mixing: bool = False,
+) -> Leak | None:  # fmt: skip
+    """Whether outputs before a cut in time move when inputs from there on change.
+
+    Rows are cut at different positions, so that len(cuts) / B calls suffice.
+
+    Args:
+      evaluate: (B, T, ...) to (B, T, ...).
+      inputs: (B, T, ...).
+      others: what inputs are changed to.
+      outputs: `evaluate(inputs)`, if it is known.
+      cuts: the positions to cut at; None is all of them, 1 … T-1.
+      tolerance: largest movement that counts as rounding.
+      mixing: whether examples may depend on each other. What moves is then tried again with all rows cut alike.
+    """
+    rows, length = inputs.shape[:2]
+    cuts = np.arange(1, length) if cuts is None else cuts
+    if outputs is None and len(cuts):
+        outputs = evaluate(inputs)
+    for first in range(0, len(cuts), rows):
+        chosen = cuts[(first + np.arange(rows)) % len(cuts)]
+        leak = _after(evaluate, inputs, others, outputs, chosen, tolerance)
+        if leak is not None and mixing:
+            alike = (_after(evaluate, inputs, others, outputs, np.full(rows, cut), tolerance) for cut in cuts)
+            return next((leak for leak in alike if leak is not None), None)
+        if leak is not None:
+            return leak
+    return None
+
+
+def _after(
+    evaluate: Evaluate, inputs: np.ndarray, others: np.ndarray, outputs: Any, cuts: np.ndarray, tolerance: float
+) -> Leak | None:
+    """Change row b from position cuts[b] on; the first output before its row's cut that moves, and what moves it."""
+    length = inputs.shape[1]
+
+    def moved(start: np.ndarray) -> np.ndarray:  # (B, T): how far each output before its row's cut moves
+        change = _placed(np.arange(length) >= start[:, None], inputs)
+        movement = _movement(evaluate(np.where(change, others, inputs)), outputs)[:, :length]
+        movement = movement.reshape(*movement.shape[:2], -1).max(axis=2)
+        return np.where(np.arange(movement.shape[1]) < cuts[:, None], movement, 0)
+
+    movement = moved(cuts)
+    position = int((movement > tolerance).any(axis=0).argmax())
+    row = int(movement[:, position].argmax())
+    if movement[row, position] <= tolerance:
+        return None
+    near, far = int(cuts.min()), length  # changed from `near` on it moves, from `far` on it does not
+    while far - near > 1:
+        middle = (near + far) // 2
+        if moved(np.maximum(cuts, middle))[row, position] > tolerance:
+            near = middle
+        else:
+            far = middle
+    seen = max(near, int(cuts[row]))
+    return Leak(rule="time", moved=float(movement[row, position]), row=row, output=position, input=seen)
+
+
+def _mixed(
+    evaluate: Evaluate, inputs: np.ndarray, others: np.ndarray, outputs: np.ndarray, allowed: Tolerance
+) -> Leak | None:
+    """Whether an example's outputs move when others change, or when it stands in another row."""
+    rows = len(inputs)
+    if rows < 2:
+        return None
+    order = np.random.default_rng(rows).permutation(rows)
+    for kept in (order % 2 == 0, order % 2 == 1):
+        movement = _by_row(_movement(evaluate(np.where(_placed(kept, inputs), inputs, others)), outputs)) * kept
+        if movement.max() > allowed.same:
+            return Leak(rule="batch", moved=float(movement.max()), row=int(movement.argmax()))
+    movement = _by_row(_movement(evaluate(inputs[order]), outputs[order]))
+    if (movement > allowed.shifted).mean() > SHIFT_SHARE:
+        return Leak(rule="batch", moved=float(movement.max()), row=int(order[movement.argmax()]))
+    return None
+
+
+def _constant(outputs: np.ndarray) -> Leak | None:
+    if len(outputs) < 2 or not np.isfinite(outputs).all():
+        return None
+    same = np.ptp(outputs, axis=0).max() <= CONSTANT * np.abs(outputs).max()
+    return Leak(rule="constant") if same else None
+
+
+def _movement(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """How far outputs moved: |found - expected| / their spread over the batch, elementwise.
+
+    What spreads less than is usual is measured by what is usual. The largest output would be the wrong measure: one
+    enormous logit that no target asks for would hide the others. Where one of both is not finite, nothing moved.
+    """
+    finite = np.isfinite(found) & np.isfinite(expected)
+    before, after = (np.where(finite, array, 0).astype(np.float32) for array in (expected, found))
+    spread = np.ptp(before, axis=0) if len(before) > 1 else np.abs(before[0])
+    usual = float(np.median(spread[spread > 0])) if (spread > 0).any() else 1.0
+    with np.errstate(over="ignore"):
+        return np.abs(after - before) / np.maximum(spread, usual)
+
+
+def _by_row(movement: np.ndarray) -> np.ndarray:
+    return movement.reshape(len(movement), -1).max(axis=1)
+
+
+def _placed(mask: np.ndarray, array: np.ndarray) -> np.ndarray:
+    """A mask over the first axes of an array, so that it broadcasts against it."""
+    return mask.reshape(mask.shape + (1,) * (array.ndim - mask.ndim))
+
+
+def _failure(leak: Any, *, training: bool = False) -> Failure:
+    size = f"by {leak.moved:.0e} of its spread"
+    messages = {
+        "time": f"the output at position {leak.output} depends on the input at position {leak.input} ({size})",
+        "batch": f"the outputs for an example depend on the other examples of its batch ({size})",
+        "nondeterministic": "the same inputs give different outputs in evaluation",
+        "constant": "the outputs are the same for all inputs",
+    }
+    remedies = {
+        "time": f"{_TRAINING} {_TIME}" if training else _TIME,
+        "batch": _BATCH,
+        "nondeterministic": "Compute with x, parameters and constants alone.",
+        "constant": "Let x reach the outputs: no factor of zero, and no activation that is always saturated.",
+    }
+    mode = "in training, " if training else ""
+    return Failure(stage="leak", rule=leak.rule, message=f"{mode}{messages[leak.rule]}. {remedies[leak.rule]}")
+
+
+class _Mode:
+    """One artifact as a function of parameters and inputs, compiled as cheaply as its work on an example allows.
+
+    Attributes:
+      shape: of its inputs.
+      dtype: of its inputs.
+      tolerance: what rounding asks for, with the operations and floats that it holds.
+    """
+
+    def __init__(
+        self, exported: Any, params: tuple[np.ndarray, ...], state: tuple[np.ndarray, ...], work: float
+    ) -> None:
+        import jax
+
+        training = len(exported.in_avals) > len(params) + len(state) + 1
+        x = exported.in_avals[len(params) + len(state)]
+        self.shape, self.dtype = tuple(x.shape), np.dtype(x.dtype)
+        self._rest = (np.uint32(0),) if training else ()
+        self._state = state
+        text = str(exported.mlir_module())
+        self.tolerance = Tolerance(
+            same=FOURIER_TOLERANCE if "stablehlo.fft" in text else TOLERANCE,
+            shifted=SHIFT_TOLERANCE["half" if "bf16>" in text or "xf16>" in text else "single"],
+        )
+
+        def outputs(*arguments: Any) -> Any:
+            returned = exported.call(*arguments)
+            return returned[0] if training else returned
+
+        lowered = jax.jit(outputs).lower(params, state, np.zeros(self.shape, self.dtype), *self._rest)
+        options = {
+            "xla_backend_optimization_level": int(self.shape[0] * work > LARGE_FLOPS),
+            "xla_cpu_use_fusion_emitters": False,
+            "xla_cpu_parallel_codegen_split_count": 1,
+        }
+        self._executable = lowered.compile(compiler_options=options)
+
+    def __call__(self, params: tuple[np.ndarray, ...], inputs: np.ndarray) -> np.ndarray:
+        return np.asarray(self._executable(params, self._state, inputs, *self._rest))
+
+
+class _Draws:
+    """What is made up: parameters and inputs, by the number of a sweep."""
+
+    def __init__(self, params: tuple[np.ndarray, ...], vocab: int) -> None:
+        self._params, self._vocab = params, vocab
+
+    def drawn(self, mode: _Mode, number: int) -> tuple[Evaluate, np.ndarray, np.ndarray, np.ndarray]:
+        """A mode at parameters with noise, inputs, others that differ from them everywhere, and the inputs' outputs.
+
+        There is as much noise as leaves the outputs finite.
+        """
+        rng = np.random.default_rng([2, number])
+        inputs = self._inputs(mode, rng)
+        if np.issubdtype(mode.dtype, np.floating):
+            others = self._inputs(mode, rng)
+        else:
+            count = self._ids(mode)
+            others = ((inputs + rng.integers(1, count, size=mode.shape)) % count).astype(mode.dtype)
+        # Much noise in many layers makes much of how a Fourier transform rounds: there it is left out.
+        noise = NOISES[0] if mode.tolerance.same > TOLERANCE else NOISES[number % len(NOISES)]
+        for share in (noise, noise / 10, 0.0):
+            rng = np.random.default_rng([3, number])
+            evaluate = functools.partial(mode, tuple(_shaken(leaf, share, rng) for leaf in self._params))
+            outputs = evaluate(inputs)
+            if np.isfinite(outputs).all():
+                break
+        return evaluate, inputs, others, outputs
+
+    def _inputs(self, mode: _Mode, rng: np.random.Generator) -> np.ndarray:
+        """Normal numbers, or ids; every other example has few ids, which then come again, and in runs."""
+        if np.issubdtype(mode.dtype, np.floating):
+            return rng.standard_normal(mode.shape, np.float32).astype(mode.dtype)
+        any_ids = rng.integers(self._ids(mode), size=mode.shape)
+        few = rng.integers(self._ids(mode), size=(mode.shape[0], FEW_IDS))
+        picks = rng.integers(FEW_IDS, size=(mode.shape[0], math.prod(mode.shape[1:])))
+        few_ids = np.take_along_axis(few, picks, axis=1).reshape(mode.shape)
+        return np.where(_placed(np.arange(mode.shape[0]) % 2 == 0, any_ids), any_ids, few_ids).astype(mode.dtype)
+
+    def _ids(self, mode: _Mode) -> int:
+        """How many ids there are; whole numbers that are no ids, such as pixels, are taken from what all types hold."""
+        return 2 if mode.dtype == np.bool_ else max(2, self._vocab or 128)
+
+
+def _shaken(leaf: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    wide = np.asarray(leaf, np.float32)
+    size = max(float(np.sqrt(np.mean(wide**2))) if wide.size else 0.0, SMALLEST)
+    return (wide + share * size * rng.standard_normal(wide.shape, np.float32)).astype(leaf.dtype)
+
+
+def _effort(shape: tuple[int, ...], work: float, rng: np.random.Generator) -> tuple[int, np.ndarray]:
+    """How often cuts in time are tried, and which, if inputs have this shape and an example takes so many FLOPs."""
+    rows, cuts = shape[0], np.arange(1, shape[1])
+    calls, call = -(-len(cuts) // rows), rows * work
+    if calls * call > EVERY_FLOPS:
+        affordable = max(1, int(EVERY_FLOPS / call))
+        return 1, np.sort(rng.choice(cuts, affordable * rows, replace=False))
+    wanted = min(PAIRS // max(rows, len(cuts)) + 1, MOST_SWEEPS)
+    return max(1, min(wanted, int(REPEATED_FLOPS / ((calls + 1) * call)))), cuts
