@@ -41,7 +41,7 @@ from nas.records import (
     seed_of,
     to_plain,
 )  # fmt: skip
-from nas.space import SearchSpace, digest, load
+from nas.space import SearchSpace, digest, file_name, load
 from nas.standings import Records, Row, rank, read
 from nas.store import Entry, Store, StoreError, write_file
 from nas.workplace import open_workplace
@@ -278,10 +278,9 @@ class Confirmation:
         config = self.store.config
         on = {key: value for key, value in machine().items() if key != "nproc_per_trial"}
         protocol = [groups, SEEDS_OF_NUMBERS, BASELINE_SEEDS, LOOKS]
+        protocol += [self.place.devices] if self.place.devices > 1 else []
         text = json.dumps([digest(self.space), protocol, config["versions"], on, self.place.platform], sort_keys=True)
-        return (
-            f"{self.space.name.replace(':', '-')}@{self.space.version}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-        )
+        return f"{file_name(self.space.name)}@{self.space.version}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
     def _take(self, candidate: int, folder: Path) -> bool:
         """Take a baseline's trainings from those that are kept; False if they are not there, or not whole."""

@@ -112,6 +112,7 @@ class History:
         self.tunes: dict[int, int] = {}
         self.running = 0
         self.curves: dict[int, list[Point]] = {}
+        self.left: set[int] = set()
         self.sketches: dict[int, Sequence[int]] = {}
         self.failures: dict[int, Failure] = {}
         self.model = ModelRecord()
@@ -171,6 +172,8 @@ class History:
         for score in scores:
             if score.point is not None:
                 self.curves.setdefault(score.trial, []).append(score.point)
+                if score.point.parts.keys() != {*self.space.task.parts}:
+                    self.left.add(score.trial)
         self._take(trials)
         if task.kind in ("admit", "baseline"):
             self._admitted(known, outcome)
@@ -256,10 +259,23 @@ class History:
         return max(known.scores) if self.space.task.maximize else min(known.scores)
 
     def able(self, rung: int, vetoed: Collection[int] = ()) -> Sequence[Result]:
-        """The results of a rung, where those of vetoed candidates count and cannot be promoted."""
-        if not vetoed:
+        """The results of a rung; those of vetoed candidates, and of trials left before all tasks, only count."""
+        if not vetoed and not self.left:
             return self.results[rung]
-        return [replace(result, score=None) if result.candidate in vetoed else result for result in self.results[rung]]
+        return [
+            replace(result, score=None) if result.candidate in vetoed or result.trial in self.left else result
+            for result in self.results[rung]
+        ]
+
+    def bar(self) -> Mapping[str, float]:
+        """Each task's score of the last trial that the first rung would promote now; empty if it would promote none.
+
+        What is worse than that one on every task will not be promoted, so that it need not be trained on all of them.
+        """
+        results = self.results[0]
+        whole = [result for result in ranked(results, self.space.task.maximize) if result.trial not in self.left]
+        place = min(slots(len(results), self.space.ladder.eta), len(whole))
+        return self.curves[whole[place - 1].trial][0].parts if place and whole[place - 1].score is not None else {}
 
     def next_promotion(self, vetoed: Collection[int] = ()) -> tuple[int, int] | None:
         """(trial, rung to reach) of the next promotion, from the highest rung that has a free place."""

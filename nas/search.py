@@ -9,6 +9,8 @@ import argparse
 import contextlib
 import importlib.metadata
 import importlib.util
+import os
+import re
 import sys
 import time
 import traceback
@@ -29,10 +31,10 @@ from nas.loop import Config, Search, stop_on_signals
 from nas.machine import machine
 from nas.progress import View, make_view
 from nas.records import to_plain
-from nas.space import SearchSpace, SpaceError, canonical, digest, load, names
+from nas.space import SearchSpace, SpaceError, canonical, digest, file_name, load, names, with_options
 from nas.standings import board, read
 from nas.store import Store, StoreError
-from nas.workplace import cores, default_workers, open_workplace
+from nas.workplace import accelerators, cores, default_workers, open_workplace
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "optuna", "numpy")
 
@@ -41,7 +43,7 @@ CONTROL = "tune-best-baseline"
 """The control that decides whether searching architectures paid at all."""
 _OF_THE_RUN = (
     "space", "control", "budget", "seed", "lookahead", "order", "name", "model", "base_url", "effort", "price",
-    "no_forecasts", "blind_control",
+    "no_forecasts", "blind_control", "data", "size", "devices_per_trial",
 )  # fmt: skip
 """Arguments that a run is begun with, and keeps."""
 
@@ -58,6 +60,8 @@ def parser() -> argparse.ArgumentParser:
     )
     add = made.add_argument
     add("--space", default="mnist1d", metavar="SPACE", help=f"{', '.join(names())}, a file or module:object (mnist1d)")
+    add("--data", metavar="PATH", help="text that the space is about, if it asks for one: a file, a folder, or tokens")
+    add("--size", metavar="NAME", help="another size of the space, if it has one (gpu)")
     add("--budget", type=int, default=200, metavar="N", help="candidates admitted to the first rung (200)")
     add("--seed", type=int, default=0, metavar="N", help="of every draw (0)")
     add("--workers", type=int, metavar="N", help="jobs at once (one a core, or one an accelerator)")
@@ -68,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
         help="tasks a decision does not wait for (8 a worker, 16 for a slow model)",
     )
     add("--order", choices=("slots", "arrival"), default="slots", help="slots repeats bit for bit; arrival never waits")
+    add("--devices-per-trial", type=int, default=1, metavar="N", help="accelerators that share a trial's batches (1)")
     add("--max-hours", type=float, metavar="H", help="decide nothing new after so many hours (no limit)")
     add("--confirm", type=int, metavar="N", help=f"finalists that fresh seeds confirm at the end ({FINALISTS})")
     add("--control", choices=(CONTROL,), help="spend the budget on tuning the best baseline's numbers instead")
@@ -115,8 +120,10 @@ def _run(parsed: argparse.Namespace, arguments: Sequence[str] | None, client: An
         parsed = made.parse_args(arguments)
     _check(parsed)
     store = Store(parsed.resume, write=True) if parsed.resume else None
-    reference = store.config["space"] if store else canonical(parsed.space)
+    options = {name: text for name in ("data", "size") if (text := getattr(parsed, name)) is not None}
+    reference = store.config["space"] if store else canonical(with_options(parsed.space, options))
     space = load(reference)
+    _check_devices(space, parsed.devices_per_trial)
     if parsed.dry_run:
         return _dry_run(space, reference, parsed)
     workers = parsed.workers or default_workers()
@@ -210,11 +217,24 @@ def _check(parsed: argparse.Namespace) -> None:
         raise UsageError(f"--name '{parsed.name}': give a plain folder name, without '/' and not starting with '.'")
 
 
+def _check_devices(space: SearchSpace, devices: int) -> None:
+    """Refuse a number of devices that there are not, or that does not divide the batches."""
+    if devices < 1:
+        raise UsageError(f"--devices-per-trial {devices}: give 1 or more, or leave it out")
+    pretended = re.search(r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    there = len(accelerators()) or (int(pretended[1]) if pretended else 1)
+    if devices > there:
+        raise UsageError(f"--devices-per-trial {devices}: this machine has {there}; give that many or fewer")
+    for name, size in (("microbatch", space.recipe.microbatch), ("eval_batch", space.recipe.eval_batch)):
+        if size % devices:
+            raise UsageError(f"--devices-per-trial {devices}: it does not divide the space's {name}, {size}")
+
+
 def _create(
     parsed: argparse.Namespace, space: SearchSpace, reference: str, workers: int, more: Mapping[str, Any]
 ) -> Store:
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-    name = parsed.name or f"{space.name.replace(':', '-')}-{stamp}"
+    name = parsed.name or f"{file_name(space.name)}-{stamp}"
     config: dict[str, Any] = {
         "space": reference,
         "space_name": space.name,
@@ -225,6 +245,7 @@ def _create(
         "decimals": space.task.decimals,
         "ladder": {"steps": list(space.ladder.steps), "eta": space.ladder.eta, "draws": space.ladder.draws},
         "batch": space.recipe.batch,
+        **({"devices": parsed.devices_per_trial} if parsed.devices_per_trial > 1 else {}),
         "baseline_seeds": space.baseline_seeds,
         "budget": parsed.budget,
         "seed": parsed.seed,

@@ -382,7 +382,9 @@ class Strategy:
             arm = TUNE if tune else candidate.arm
             trials.append(self._draw(candidate, arm, values, {}, self.next_trial + index))
             values = trials[0].values
-        decision = {"tune": tune, "trials": [trial.id for trial in trials]}
+        decision: dict[str, Any] = {"tune": tune, "trials": [trial.id for trial in trials]}
+        bar = self.history.bar()
+        decision |= {"bar": dict(bar)} if bar else {}
         task = Task(slot=slot, kind="first", candidate=candidate.id, decision=decision)
         return Decision(task, self.flow(task, None, trials), (), trials)
 
@@ -514,7 +516,7 @@ class Strategy:
         facts = self.history.known[candidate.id].facts
         assert facts is not None, f"candidate {candidate.id} was not admitted"
         at_defaults = dict(trials[0].values) == values
-        return flows.first_rung(place, slot, candidate.source, facts, at_defaults, trials)
+        return flows.first_rung(place, slot, candidate.source, facts, at_defaults, trials, task.decision.get("bar"))
 
     def _writing(self, task: Task) -> Asking[Outcome]:
         author, decision = self.config.author, task.decision

@@ -30,7 +30,7 @@ import numpy as np
 from nas.judge.belief import BASELINE_SEEDS, SEEDS, Retrained, assess
 from nas.progress import one_line
 from nas.records import baseline_seed, finalist_seed, to_plain
-from nas.space import SearchSpace, SpaceError, digest, load, names
+from nas.space import SearchSpace, SpaceError, digest, file_name, load, names
 
 FORMAT = 1
 """Of an entry's files; raised when a key changes its meaning or goes."""
@@ -84,7 +84,7 @@ def check_name(name: str) -> str:
 
 def folder_name(space: str, version: int) -> str:
     """The name of the folder that holds the entries of one version of a space."""
-    return f"{space.replace(':', '-')}@{version}"
+    return f"{file_name(space)}@{version}"
 
 
 def split_digest(space: SearchSpace) -> Mapping[str, Any]:

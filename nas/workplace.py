@@ -39,7 +39,8 @@ def open_workplace(store: Store, space: SearchSpace, workers: int) -> Iterator[W
     """
     if store.config["space_digest"] != digest(space):
         text = f"'{store.folder}' was made with another state of space '{space.name}@{store.config['space_version']}'"
-        raise StoreError(f"{text}; restore the space's file, or start a new run")
+        what = "file or its data" if space.task.identity else "file"
+        raise StoreError(f"{text}; restore the space's {what}, or start a new run")
     found, reference = accelerators(), store.config["space"]
     with LocalExecutor(workers, preload(space), found) as executor:
         kind = found[0].partition(":")[0] if found else "cpu"
@@ -47,7 +48,7 @@ def open_workplace(store: Store, space: SearchSpace, workers: int) -> Iterator[W
             executor,
             Place(
                 reference=reference, space=space, store=store, examples=_prepare(executor, store, reference),
-                accelerators=len(found), platform=kind,
+                accelerators=len(found), platform=kind, devices=store.config.get("devices", 1),
             ),
         )  # fmt: skip
 

@@ -8,6 +8,7 @@ checkpoint is bit-identical to training that never stopped.
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import math
 import os
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nas.judge import parts
 from nas.machine import device_name
 from nas.records import Failure, Point, hash_blobs, to_plain
 from nas.space import SearchSpace, Split, load
@@ -55,6 +57,10 @@ SMALL_EVALUATION = 2e9
 """FLOPs of one evaluation up to which compiling it without optimisation is cheaper."""
 TIMED = 4
 """Chunks of each training that are waited for and timed; the fastest counts, since whatever disturbs makes slower."""
+CONSISTENT_RMS = 0.2
+"""Root mean square of an update of Muon, like AdamW's (arXiv 2502.16982), so that one rate serves both."""
+IDENTITY = "identity.txt"
+"""File beside the arrays that says what data they were made of, where the space's code does not."""
 TIMED_INFERENCES = 10
 """Batches of which the fastest says how long an inference takes."""
 
@@ -95,6 +101,9 @@ class Engine:
 
     Its `step_s` is the time of one training step so far: wall clock, of the fastest chunk that was timed [s].
 
+    A space of several tasks (`Task.parts`) trains the one program on each, with parameters of its own; every method
+    that takes a carry takes the task's place too, 0 where there is one task only.
+
     Args:
       space: gives loss, score, recipe and ladder.
       blobs: the program's artifacts.
@@ -102,6 +111,8 @@ class Engine:
       train: training split.
       validation: validation split.
       how: options of execution.
+      devices: over how many devices each batch is laid; parameters are on all of them.
+      platform: `cpu`, `cuda` or `tpu`: whose kernels are put in; None is where this process runs.
     """
 
     def __init__(
@@ -112,27 +123,53 @@ class Engine:
         train: Split,
         validation: Split,
         how: Plan,
+        devices: int = 1,
+        platform: str | None = None,
     ) -> None:
         import jax
         from jax import export
 
+        from nas.kernels import crossing
+
         self.space, self.how, self.validation = space, how, validation
-        self.artifacts = {name: export.deserialize(bytearray(blob)) for name, blob in blobs.items()}
+        self.parts = space.task.parts or ("",)
+        kind = platform or crossing.platform()
+        self.artifacts = {name: crossing.fill(export.deserialize(bytearray(b)), kind) for name, b in blobs.items()}
         self.param_leaves = param_leaves
-        self.count = len(train.inputs)
-        self.data = jax.device_put((np.asarray(train.inputs), np.asarray(train.targets)))
+        self.count = len(train.inputs) // len(self.parts)
+        self._layout = _Layout(devices)
+        self.data = self._layout.everywhere((np.asarray(train.inputs), np.asarray(train.targets)))
         self._step: Any = None
         self._evaluate: Any = None
+        self._each: Any = None
         self._calibrate: Any = None
         self._jax = jax
         self.step_s = math.inf
 
     # The optimiser is made where its numbers are traced, so the learning rate is an argument and not a constant.
     def optimizer(self, lr: "jax.Array | float", wd: "jax.Array | float") -> Any:
-        """Schedule-free AdamW after a linear warmup: no horizon, so a rung is a point on any longer run."""
+        """Schedule-free AdamW or Muon after a linear warmup: no horizon, so a rung is a point on any longer run."""
+        import optax
         from optax import contrib
 
-        return contrib.schedule_free_adamw(lr, warmup_steps=self.space.recipe.warmup, weight_decay=wd)
+        recipe, spec = self.space.recipe, self.space.spec
+        if recipe.optimizer == "adamw":
+            return contrib.schedule_free_adamw(lr, warmup_steps=recipe.warmup, weight_decay=wd)
+        rising = optax.warmup_constant_schedule(0.0, lr, recipe.warmup)  # type: ignore[arg-type]  # a tracer will do
+        ends = {spec.vocab, spec.classes}
+
+        def matrices(params: Any) -> Any:
+            which = contrib.MuonDimensionNumbers()
+            return self._jax.tree.map(
+                lambda leaf: which if leaf.ndim == 2 and not ends & {*leaf.shape} else None, params
+            )
+
+        # Both halves without a first moment of their own: the averaging of schedule-free training takes its place.
+        base = contrib.muon(
+            rising, beta=0.0, nesterov=False, weight_decay=wd, adam_b1=0.0, adam_weight_decay=wd,
+            consistent_rms=CONSISTENT_RMS, muon_weight_dimension_numbers=matrices,
+        )  # fmt: skip
+        return contrib.schedule_free(base, rising, b1=0.9)
 
     def init(self, seed: int) -> tuple[Any, Any, Any]:
         """Parameters, model state and optimiser state of a fresh trial."""
@@ -142,6 +179,10 @@ class Engine:
         params, state = tuple(leaves[: self.param_leaves]), tuple(leaves[self.param_leaves :])
         return params, state, self._fresh_optimizer(params)
 
+    def placed(self, carries: list[Any]) -> list[Any]:
+        """Put trials' carries where they are trained; no array is in two, since steps give theirs away."""
+        return [self._layout.everywhere(carry) for carry in carries]
+
     def template(self) -> Any:
         """Shapes and dtypes of a trial's carry: parameters, model state, optimiser state, step count."""
         avals = [self._jax.ShapeDtypeStruct(a.shape, a.dtype) for a in self.artifacts["init"].out_avals]
@@ -150,7 +191,9 @@ class Engine:
         return params, state, opt, self._jax.ShapeDtypeStruct((), np.uint32)
 
     def _fresh_optimizer(self, params: tuple[np.ndarray, ...]) -> Any:
-        """What `optimizer(...).init(params)` gives, without compiling a copy for each shape of array."""
+        """What `optimizer(...).init(params)` gives, for AdamW without compiling a copy for each shape of array."""
+        if self.space.recipe.optimizer != "adamw":
+            return self.optimizer(1.0, 0.0).init(tuple(self._jax.numpy.asarray(leaf) for leaf in params))
         zeros = self._jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), self.template()[2])
         return zeros._replace(
             b1=np.asarray(0.9, zeros.b1.dtype),
@@ -184,20 +227,38 @@ class Engine:
         import jax.numpy as jnp
         import optax
 
-        apply, task, bound = self._apply(), self.space.task, self.space.recipe.max_auxiliary
+        apply, task, recipe, spread = self._apply(), self.space.task, self.space.recipe, self._layout.spread
+        bound = recipe.max_auxiliary
 
-        def step(carry: Any, numbers: Any, data: Any, rows: Any) -> Any:
-            params, state, opt, count = carry
-            lr, wd, seed = numbers
-            x, y = data[0][rows], data[1][rows]
-            key = seed * jnp.uint32(0x9E3779B1) + count  # what dropout sees is a function of (seed, step)
+        def gradients(params: Any, state: Any, data: Any, rows: Any, key: Any) -> Any:
+            x, y = spread(data[0][rows]), spread(data[1][rows])
 
             def objective(params: Any) -> Any:
                 output, auxiliary, after = apply(params, state, x, key)
                 loss = task.loss(output, y).mean()
                 return loss + jnp.minimum(auxiliary, bound), (loss, after)
 
-            grads, (loss, after) = jax.grad(objective, has_aux=True)(params)
+            return jax.grad(objective, has_aux=True)(params)
+
+        def accumulated(params: Any, state: Any, data: Any, rows: Any, key: Any) -> Any:
+            def add(sums: Any, inputs: Any) -> Any:
+                part, index = inputs
+                grads, (loss, after) = gradients(params, sums[2], data, part, key + (index << 16))
+                total = jax.tree.map(lambda one, other: one + other.astype(one.dtype), sums[0], grads)
+                return (total, sums[1] + loss, after), None
+
+            zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), params)
+            inputs = rows.reshape(recipe.accumulate, recipe.microbatch), jnp.arange(recipe.accumulate, dtype=jnp.uint32)
+            (total, loss, after), _ = jax.lax.scan(add, (zeros, jnp.zeros(()), state), inputs)
+            mean = jax.tree.map(lambda one, leaf: (one / recipe.accumulate).astype(leaf.dtype), total, params)
+            return mean, (loss / recipe.accumulate, after)
+
+        def step(carry: Any, numbers: Any, data: Any, rows: Any) -> Any:
+            params, state, opt, count = carry
+            lr, wd, seed = numbers
+            key = seed * jnp.uint32(0x9E3779B1) + count  # what dropout sees is a function of (seed, step)
+            found = (gradients if recipe.accumulate == 1 else accumulated)(params, state, data, rows, key)
+            grads, (loss, after) = found
             updates, opt = self.optimizer(lr, wd).update(grads, opt, params)
             params = optax.apply_updates(params, updates)
             return (params, after, opt, count + jnp.uint32(1)), loss
@@ -234,7 +295,7 @@ class Engine:
             }
         return lowered.compile(compiler_options=options)
 
-    def train(self, trial: dict[str, Any], start: int, stop: int, carry: Any) -> tuple[Any, list[float]]:
+    def train(self, trial: dict[str, Any], start: int, stop: int, carry: Any, part: int = 0) -> tuple[Any, list[float]]:
         """Run steps start … stop-1.
 
         Args:
@@ -242,6 +303,7 @@ class Engine:
           start: steps that `carry` has had.
           stop: steps it shall have had.
           carry: (parameters, model state, optimiser state, step count).
+          part: place of the task whose examples are trained on.
         Returns:
           The new carry, and the mean training loss of each chunk of `plan.chunk` steps.
         """
@@ -250,6 +312,7 @@ class Engine:
         losses = []
         for index, first in enumerate(range(start, stop, self.how.chunk)):
             rows = rows_for(trial["seed"], first, first + self.how.chunk, self.count, self.space.recipe.batch)
+            rows += np.int32(part * self.count)
             began = time.perf_counter()
             if self.how.mode == "scan":
                 carry, loss = executable(carry, numbers, self.data, rows)
@@ -265,8 +328,8 @@ class Engine:
             losses.append(loss)
         return carry, [float(loss) for loss in losses]
 
-    def evaluate(self, carry: Any) -> tuple[float, float]:
-        """Mean loss and mean score on the validation split, at the optimiser's averaged weights.
+    def evaluate(self, carry: Any, part: int = 0) -> tuple[float, float]:
+        """Mean loss and mean score on a task's validation examples, at the optimiser's averaged weights.
 
         Running statistics (BatchNorm) were collected at the weights that are trained, which are not the averaged ones;
         so they are collected anew at those, on `CALIBRATION` training batches, and only for this evaluation.
@@ -275,25 +338,29 @@ class Engine:
 
         params, state, opt, _ = carry
         if state:
-            state = self.calibrated(params, state, opt)
+            state = self.calibrated(params, state, opt, part)
+        examples = self._examples(self.validation, part)
         if self._evaluate is None:
-            lowered = jax.jit(self._evaluation()).lower(params, state, opt, *self._batch(self.validation, 0))
+            lowered = jax.jit(self._evaluation()).lower(params, state, opt, *self._batch(examples, 0))
             self._evaluate = self._timed_compile(lowered, self.how.eval_level)
-        count = len(self.validation.inputs) // self.space.recipe.eval_batch
-        sums = [self._evaluate(params, state, opt, *self._batch(self.validation, index)) for index in range(count)]
-        examples = count * self.space.recipe.eval_batch
-        return sum(float(s[0]) for s in sums) / examples, sum(float(s[1]) for s in sums) / examples
+        count = len(examples.inputs) // self.space.recipe.eval_batch
+        sums = [self._evaluate(params, state, opt, *self._batch(examples, index)) for index in range(count)]
+        seen = count * self.space.recipe.eval_batch
+        return sum(float(s[0]) for s in sums) / seen, sum(float(s[1]) for s in sums) / seen
 
-    def evaluate_each(self, carry: Any, split: Split) -> tuple[np.ndarray, np.ndarray]:
-        """Loss and score of every example of a split, as `evaluate` has their means. Two of shape (E,), float32."""
+    def evaluate_each(self, carry: Any, split: Split, part: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Loss and score of every example of a task in a split, as `evaluate` has their means: two (E,), float32."""
         import jax
 
         params, state, opt, _ = carry
         if state:
-            state = self.calibrated(params, state, opt)
-        function, batch = jax.jit(self._evaluation(each=True)), functools.partial(self._batch, split)
-        compiled = self._timed_compile(function.lower(params, state, opt, *batch(0)), self.how.eval_level)
-        count = len(split.inputs) // self.space.recipe.eval_batch
+            state = self.calibrated(params, state, opt, part)
+        examples = self._examples(split, part)
+        batch = functools.partial(self._batch, examples)
+        if self._each is None:
+            lowered = jax.jit(self._evaluation(each=True)).lower(params, state, opt, *batch(0))
+            self._each = self._timed_compile(lowered, self.how.eval_level)
+        compiled, count = self._each, len(examples.inputs) // self.space.recipe.eval_batch
         parts = [compiled(params, state, opt, *batch(index)) for index in range(count)]
         losses, scores = (np.concatenate([np.asarray(part[i], np.float32) for part in parts]) for i in (0, 1))
         return losses, scores
@@ -329,7 +396,7 @@ class Engine:
 
         return evaluation
 
-    def calibrated(self, params: Any, state: Any, opt: Any) -> Any:
+    def calibrated(self, params: Any, state: Any, opt: Any, part: int = 0) -> Any:
         """The model's state after passing training batches through it at the averaged weights."""
         import jax
         from optax import contrib
@@ -339,7 +406,7 @@ class Engine:
         def collect(params: Any, state: Any, opt: Any, inputs: Any, rows: Any, step: Any) -> Any:
             return forward(contrib.schedule_free_eval_params(opt, params), state, inputs[rows], step)[2]
 
-        rows = rows_for(0, 0, CALIBRATION, self.count, self.space.recipe.batch)
+        rows = rows_for(0, 0, CALIBRATION, self.count, self.space.recipe.microbatch) + np.int32(part * self.count)
         if self._calibrate is None:
             lowered = jax.jit(collect).lower(params, state, opt, self.data[0], rows[0], np.uint32(0))
             self._calibrate = self._timed_compile(lowered, self.how.train_level)
@@ -347,10 +414,50 @@ class Engine:
             state = self._calibrate(params, state, opt, self.data[0], row, np.uint32(step))
         return state
 
-    def _batch(self, split: Split, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def _examples(self, split: Split, part: int) -> Split:
+        """A task's examples of a split."""
+        count = len(split.inputs) // len(self.parts)
+        own = slice(part * count, (part + 1) * count)
+        return Split(split.inputs[own], split.targets[own])
+
+    def _batch(self, split: Split, index: int) -> Any:
         size = self.space.recipe.eval_batch
-        part = slice(index * size, (index + 1) * size)
-        return np.asarray(split.inputs[part]), np.asarray(split.targets[part])
+        rows = slice(index * size, (index + 1) * size)
+        return self._layout.along((np.asarray(split.inputs[rows]), np.asarray(split.targets[rows])))
+
+
+class _Layout:
+    """How arrays lie on the devices of one trial: batches along them, all else on each; with one device, on that."""
+
+    def __init__(self, devices: int) -> None:
+        import jax
+        from jax.sharding import NamedSharding, PartitionSpec
+
+        there = jax.devices()
+        if devices > len(there):
+            raise ValueError(f"a trial shall have {devices} devices and its trainer sees {len(there)}; ask for fewer")
+        automatic = (jax.sharding.AxisType.Auto,)  # the compiler spreads the program, which says nothing of devices
+        mesh = jax.make_mesh((devices,), ("batch",), automatic, devices=there[:devices]) if devices > 1 else None
+        self._whole = NamedSharding(mesh, PartitionSpec()) if mesh else None
+        self._rows = NamedSharding(mesh, PartitionSpec("batch")) if mesh else None
+
+    def everywhere(self, tree: Any) -> Any:
+        """Put arrays on every device, whole."""
+        import jax
+
+        return jax.device_put(tree, self._whole)
+
+    def along(self, tree: Any) -> Any:
+        """Put arrays along the devices by their leading axis; with one device they stay where they are."""
+        import jax
+
+        return tree if self._rows is None else jax.device_put(tree, self._rows)
+
+    def spread(self, array: Any) -> Any:
+        """The same of an array inside a compiled function."""
+        import jax
+
+        return array if self._rows is None else jax.lax.with_sharding_constraint(array, self._rows)
 
 
 def rows_for(seed: int, start: int, stop: int, count: int, batch: int) -> np.ndarray:
@@ -383,6 +490,8 @@ def prepare_job(space: str, folder: str) -> dict[str, int]:
             np.save(temporary, array)
             os.replace(temporary, target / f"{name}.{part}.npy")
         sizes[name] = len(split.inputs)
+    if loaded.task.identity is not None:
+        (target / IDENTITY).write_text(loaded.task.identity(), "utf-8")
     return sizes
 
 
@@ -403,6 +512,7 @@ def train_job(
     start: int,
     stops: list[int],
     trials: list[dict[str, Any]],
+    devices: int = 1,
 ) -> dict[str, Any]:
     """Entry: train trials of one program through rungs.
 
@@ -418,7 +528,9 @@ def train_job(
       stops: steps at which they are scored, ascending; training ends at the last.
       trials: for each `id`, `lr`, `wd`, `seed`, `load` (checkpoint file, if start > 0), `save` (file or None) and, for
         a confirmation alone, `test`: the file that shall hold its scores on the test split, which is made here, used
-        once and written nowhere, and `inference`: whether that shall be timed.
+        once and written nowhere, and `inference`: whether that shall be timed. Where a space has several tasks, `bar`
+        may be the score of each that another trial has: what is hopeless against it is left after some of them.
+      devices: over how many devices a batch is laid.
     Returns:
       For each trial `points`, a list of (point, training losses since the point before), a `failure` if it ended
       before the last stop, what the test split said, if it was asked for, and `inference_s`, likewise; the program's
@@ -434,42 +546,36 @@ def train_job(
     spent = {"start": clock() - began, "compile": 0.0, "train": 0.0, "evaluate": 0.0, "checkpoint": 0.0}
     began = clock()
     blobs = read_program(Path(program), digest)
-    parts = Plan(**how)
-    engine = Engine(loaded, blobs, param_leaves, read_split(data, "train"), read_split(data, "validation"), parts)
+    splits = read_split(data, "train"), read_split(data, "validation")
+    engine = Engine(loaded, blobs, param_leaves, *splits, Plan(**how), devices)
     spent["compile"] += clock() - began
     results = []
     for trial in trials:
         began = clock()
-        step, carry = _begin(engine, trial, start, digest)
-        engine._compiled_step(carry)
+        step, carries = _begin(engine, trial, start, digest)
+        engine._compiled_step(carries[0])
         spent["compile"] += clock() - began
         points: list[Any] = []
         result: dict[str, Any] = {"points": points}
         for stop in stops:
-            began = clock()
-            carry, losses = engine.train(trial, step, stop, carry)
-            spent["train"] += clock() - began
-            began = clock()
-            finite = all(map(math.isfinite, losses))
-            loss, score = engine.evaluate(carry) if finite else (math.nan, math.nan)
-            spent["evaluate"] += clock() - began
-            if not (math.isfinite(loss) and math.isfinite(score)):
-                result["failure"] = to_plain(_diverged(losses, step, stop, parts.chunk))
+            measured = _to_stop(engine, trial, step, stop, carries, spent)
+            if isinstance(measured, Failure):
+                result["failure"] = to_plain(measured)
                 break
-            point = Point(step=stop, train_loss=float(np.mean(losses)), loss=loss, score=score)
-            points.append((to_plain(point), losses))
+            points.append((to_plain(measured[0]), measured[1]))
             step = stop
-        if trial["save"] and "failure" not in result:
+        whole = "failure" not in result and len(points[-1][0]["parts"]) in (0, len(engine.parts))
+        if trial["save"] and whole:
             began = clock()
-            checkpoint.save(Path(trial["save"]), jax.tree.leaves(carry), {"digest": digest, "step": step})
+            checkpoint.save(Path(trial["save"]), jax.tree.leaves(carries), {"digest": digest, "step": step})
             spent["checkpoint"] += clock() - began
-        if trial.get("test") and "failure" not in result:
+        if trial.get("test") and whole:
             began = clock()
-            result["test"] = _test(engine, carry, Path(trial["test"]))
+            result["test"] = _test(engine, carries, Path(trial["test"]), Path(data))
             spent["evaluate"] += clock() - began
-        if trial.get("inference") and "failure" not in result:
+        if trial.get("inference") and whole:
             began = clock()
-            result["inference_s"] = engine.time_inference(carry)
+            result["inference_s"] = engine.time_inference(carries[0])
             spent["evaluate"] += clock() - began
         results.append(result)
     step_s = engine.step_s if math.isfinite(engine.step_s) else None
@@ -477,9 +583,48 @@ def train_job(
     return {"trials": results, "spent": spent, "step_s": step_s, "device": device}
 
 
-def _test(engine: Engine, carry: Any, file: Path) -> dict[str, Any]:
+def _to_stop(
+    engine: Engine, trial: dict[str, Any], step: int, stop: int, carries: list[Any], spent: dict[str, float]
+) -> tuple[Point, list[float]] | Failure:
+    """Train a trial on each task from step to stop and score it; returns the point and the training losses.
+
+    Tasks that a trial is not worth are left out: then the point has no score for them, and its carry is of no use.
+    """
+    clock, bar, maximize = time.process_time, trial.get("bar"), engine.space.task.maximize
+    scores, loss_of, curves = dict[str, float](), list[float](), list[list[float]]()
+    for index, part in enumerate(engine.parts):
+        began = clock()
+        carries[index], losses = engine.train(trial, step, stop, carries[index], index)
+        spent["train"] += clock() - began
+        began = clock()
+        finite = all(map(math.isfinite, losses))
+        loss, score = engine.evaluate(carries[index], index) if finite else (math.nan, math.nan)
+        spent["evaluate"] += clock() - began
+        if not (math.isfinite(loss) and math.isfinite(score)):
+            return _diverged(losses, step, stop, engine.how.chunk)
+        scores[part] = score
+        loss_of.append(loss)
+        curves.append(losses)
+        if bar and len(scores) < len(engine.parts):
+            beaten = [bar[name] for name in engine.parts]
+            if parts.hopeless(list(scores.values()), beaten, maximize=maximize):
+                break
+    whole = len(scores) == len(engine.parts)
+    score = float(np.mean(list(scores.values()))) if whole else parts.expected(scores, bar or {})
+    curve = [float(np.mean(each)) for each in zip(*curves, strict=True)]
+    named = scores if engine.space.task.parts else {}
+    point = Point(step=stop, train_loss=float(np.mean(curve)), loss=float(np.mean(loss_of)), score=score, parts=named)
+    return point, curve
+
+
+def _test(engine: Engine, carries: Sequence[Any], file: Path, data: Path) -> dict[str, Any]:
     """Score a finished trial on the test split, keep what every example said, and return the means."""
-    losses, scores = engine.evaluate_each(carry, engine.space.task.split("test"))
+    note, task = data / IDENTITY, engine.space.task
+    if task.identity is not None and note.read_text("utf-8") != task.identity():
+        raise OSError(errno.ESTALE, "the data is not what the run began with; restore it, or start a new run")
+    split = task.split("test")
+    found = [engine.evaluate_each(carry, split, index) for index, carry in enumerate(carries)]
+    losses, scores = (np.concatenate(each) for each in zip(*found, strict=True))
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     with temporary.open("wb") as stream:
@@ -489,19 +634,19 @@ def _test(engine: Engine, carry: Any, file: Path) -> dict[str, Any]:
             "examples": len(scores)}  # fmt: skip
 
 
-def _begin(engine: Engine, trial: dict[str, Any], start: int, digest: str) -> tuple[int, Any]:
-    """A trial's carry at `start` steps, and the steps it has had: 0 if its checkpoint cannot be used.
+def _begin(engine: Engine, trial: dict[str, Any], start: int, digest: str) -> tuple[int, list[Any]]:
+    """A trial's carries at `start` steps, one a task, and the steps it has had: 0 if its checkpoint cannot be used.
 
     Training again from the start gives the same bits as the checkpoint would have, only later.
     """
     import jax
 
     if start:
-        template, tree = jax.tree.flatten(engine.template())
+        template, tree = jax.tree.flatten([engine.template()] * len(engine.parts))
         with contextlib.suppress(checkpoint.CheckpointError):
             leaves, _ = checkpoint.load(Path(trial["load"]), template, {"digest": digest, "step": start})
-            return start, jax.device_put(jax.tree.unflatten(tree, leaves))
-    return 0, jax.device_put((*engine.init(trial["seed"]), np.uint32(0)))
+            return start, engine.placed(jax.tree.unflatten(tree, leaves))
+    return 0, engine.placed([(*engine.init(trial["seed"]), np.uint32(0)) for _ in engine.parts])
 
 
 def configure(cache: str | None) -> None:

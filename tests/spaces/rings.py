@@ -15,6 +15,17 @@ def split(name: str, times: int = 1) -> Split:
     return Split(x, (np.linalg.norm(x[:, :, 0], axis=1) > 2.7).astype(np.int32))
 
 
+RADII = (1.8, 2.2, 2.5, 2.7, 3.0)
+
+
+def several(name: str) -> Split:
+    """The same question for several spheres, one task after the other."""
+    rng = np.random.default_rng({"train": 0, "validation": 1, "test": 2}[name])
+    x = rng.normal(size=(len(RADII) * 200, 8, 1)).astype(np.float32)
+    radius = np.repeat(RADII, 200)
+    return Split(x, (np.linalg.norm(x[:, :, 0], axis=1) > radius).astype(np.int32))
+
+
 def loss(outputs: Any, targets: Any) -> Any:
     import optax
 
@@ -130,6 +141,12 @@ SPACE = SearchSpace(
 
 VARIANTS = {
     "hopeless": dataclasses.replace(SPACE, contract=dataclasses.replace(SPACE.contract, max_flops=40)),
+    "tasks": dataclasses.replace(
+        SPACE,
+        name="rings:tasks",
+        task=dataclasses.replace(SPACE.task, split=several, parts=tuple(f"radius {radius}" for radius in RADII)),
+    ),
     "growing": dataclasses.replace(SPACE, name="rings:growing", baselines={"linear": LINEAR, "wide": WIDE}),
 }
-"""Hopeless: only the linear baseline fits. Growing: a baseline reads the width; beyond four times it is too large."""
+"""Hopeless: only the linear baseline fits. Tasks: five, each learnt by itself. Growing: a baseline reads the width;
+beyond four times it is too large."""

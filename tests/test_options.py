@@ -1,0 +1,109 @@
+"""What a person chooses of a space: how it is written, what becomes of it, and data that changes under a run."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from nas import search
+from nas.space import SpaceError, canonical, digest, file_name, load, with_options
+from nas.store import Store
+
+CHOSEN = str(Path(__file__).parent / "spaces" / "chosen.py")
+
+
+def test_options_are_applied_in_order_and_named(tmp_path: Path) -> None:
+    (tmp_path / "a b&c=2.txt").write_text("2.2")
+    reference = with_options(CHOSEN, {"size": "large", "data": str(tmp_path / "a b&c=2.txt")})
+    space = load(reference)
+    assert space.name == "chosen?size=large&data=a b&c=2.txt" and space.spec.width == 16
+    assert space.task.split("test").targets.mean() > load(CHOSEN).task.split("test").targets.mean()
+    assert file_name(space.name) == "chosen-size-large-data-a-b-c-2.txt"
+
+
+def test_space_made_larger_keeps_its_options() -> None:
+    space = load(f"{CHOSEN}?size=large@width=2")
+    assert space.spec.width == 32 and space.name == "chosen?size=large@width=2"
+
+
+def test_canonical_reference_finds_the_data_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "radius.txt").write_text("2.2")
+    monkeypatch.chdir(tmp_path)
+    reference = canonical(with_options(CHOSEN, {"data": "radius.txt"}))
+    monkeypatch.chdir("/")
+    assert load(reference).task.split("test").targets.mean() > 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"depth": "3"}, "has no option 'depth'; it has data, size"),
+        ({"size": "huge"}, "its sizes are small, large; give one of them"),
+        ({"data": "nowhere.txt"}, "there is no file nowhere.txt"),
+    ],
+)
+def test_what_cannot_be_chosen_is_said_in_one_line(options: dict[str, str], said: str) -> None:
+    with pytest.raises(SpaceError, match=said) as raised:
+        load(with_options(CHOSEN, options))
+    assert "\n" not in str(raised.value)
+
+
+def test_options_after_a_factor_are_refused() -> None:
+    with pytest.raises(SpaceError, match="write options before '@width'"):
+        with_options(f"{CHOSEN}@width=2", {"size": "small"})
+
+
+def test_digest_depends_on_the_data_and_not_on_where_it_lies(tmp_path: Path) -> None:
+    for name, text in (("one", "2.7\n"), ("other", "2.2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "radius.txt").write_text(text)
+    same, other = (load(with_options(CHOSEN, {"data": str(tmp_path / n / "radius.txt")})) for n in ("one", "other"))
+    shutil.copy(tmp_path / "one" / "radius.txt", tmp_path / "radius.txt")
+    moved = load(with_options(CHOSEN, {"data": str(tmp_path / "radius.txt")}))
+    assert digest(same) == digest(moved) != digest(other)
+
+
+def run(tmp_path: Path, *more: str) -> int:
+    return search.main(["--budget", "4", "--workers", "2", "--results", str(tmp_path), *more])
+
+
+def test_data_that_changed_before_a_resume_is_told_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "radius.txt"
+    data.write_text("2.7")
+    assert run(tmp_path, "--space", CHOSEN, "--data", str(data), "--name", "run", "--confirm", "0") == 0
+    assert Store(tmp_path / "run").config["space_name"] == "chosen?data=radius.txt"
+    data.write_text("2.2")
+    capsys.readouterr()
+    assert search.main(["--resume", str(tmp_path / "run")]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    assert "restore the space's file or its data, or start a new run" in line
+
+
+def test_test_split_of_changed_data_is_not_made(tmp_path: Path) -> None:
+    from nas.train.engine import _test, prepare_job
+
+    data = tmp_path / "radius.txt"
+    data.write_text("2.7")
+    reference = with_options(CHOSEN, {"data": str(data)})
+    prepare_job(reference, str(tmp_path / "data"))
+    data.write_text("2.2")
+
+    class Stand:
+        """What is read of an engine before the data is compared."""
+
+        space = load(reference)
+
+    with pytest.raises(OSError, match="the data is not what the run began with"):
+        _test(Stand(), [], tmp_path / "scores", tmp_path / "data")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("count", "said"), [("0", "give 1 or more"), ("2", "this machine has 1; give that many or fewer")]
+)
+def test_devices_that_there_are_not_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], count: str, said: str
+) -> None:
+    assert run(tmp_path, "--space", CHOSEN, "--devices-per-trial", count) == 2
+    assert said in capsys.readouterr().err
