@@ -8,7 +8,7 @@ trained here, and nothing looks at the test split: that is for confirmation alon
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any, TextIO
 
@@ -17,10 +17,12 @@ from rich.table import Table
 from rich.text import Text
 
 from nas.judge.belief import Estimate
+from nas.judge.scaling import Fit, fit
 from nas.judge.transfer import Gain, Order, compare, order
 from nas.progress import one_line, plain_console, short
 from nas.records import Retraining
 from nas.sizes import SEEDS_TRIED, TRIED, Choice, Protocol, Size, State, Subject
+from nas.space import SearchSpace
 from nas.standings import Records
 
 _NAME_CHARACTERS = 100
@@ -82,6 +84,7 @@ class Report:
       levels: ×1 first.
       seeds: that each row should have.
       missing: trainings that are still to be made.
+      fits: how the loss of each row falls with compute over all sizes, by id, where that can be said.
     """
 
     config: Mapping[str, Any]
@@ -89,6 +92,7 @@ class Report:
     levels: Sequence[Level]
     seeds: int
     missing: int
+    fits: Mapping[int, Fit]
 
     def name(self, candidate: int) -> str:
         """Of a baseline its name, else the id."""
@@ -104,10 +108,13 @@ def report(records: Records, protocol: Protocol) -> Report:
     baselines = [one.candidate for one in choice.subjects if one.baseline]
     made: list[Level] = []
     small: dict[int, list[float]] = {}
+    pairs: dict[int, list[tuple[float, float]]] = {}
     for size in protocol.sizes:
         states = {one.candidate: protocol.state(records.retrainings, one, size) for one in choice.subjects}
         scores = {candidate: _scores(state.trained) for candidate, state in states.items()}
         compared = compare(scores, baselines, maximize)
+        for candidate, state in states.items():
+            pairs.setdefault(candidate, []).extend(_compute_and_loss(protocol.spaces[size], state))
         rows = [_standing(one, states[one.candidate], compared.means.get(one.candidate)) for one in choice.subjects]
         made.append(
             Level(
@@ -119,7 +126,18 @@ def report(records: Records, protocol: Protocol) -> Report:
         )
         small = small or scores
     missing = protocol.missing(records.retrainings)
-    return Report(config=records.config, choice=choice, levels=made, seeds=protocol.seeds, missing=missing)
+    fits = {candidate: found for candidate, mine in pairs.items() if mine and (found := fit(*zip(*mine, strict=True)))}
+    return Report(config=records.config, choice=choice, levels=made, seeds=protocol.seeds, missing=missing, fits=fits)
+
+
+def _compute_and_loss(space: SearchSpace, state: State) -> list[tuple[float, float]]:
+    """FLOPs and validation loss of each finished training at a size."""
+    examples = space.recipe.batch * space.ladder.steps[-1] * max(1, len(space.task.parts))
+    return [
+        (float(row.cost["train_flops"]) * examples, row.point.loss)
+        for row in state.trained
+        if row.point is not None and row.cost
+    ]
 
 
 def _scores(rows: Sequence[Retraining]) -> list[float]:
@@ -242,6 +260,9 @@ def notes(report: Report) -> list[str]:
         "it a little.",
         "order: of all rows. τ is Kendall's; its interval is what the pairs leave open that are not told apart at both "
         "sizes (p ≤ .05). Baselines that lie far apart hold it up.",
+        "exponent: b in loss = a · FLOPs^-b of training, over all sizes above whatever grew, with its 95 % interval; "
+        "off is how far a size's mean lies from the line. No irreducible loss is fitted, so it holds for this range."
+        * bool(report.fits),
         _how_little(report),
         _at_ends(report),
         _listed("its program is that of ×1, so it does not grow along: {}", _rigid(report)),
@@ -311,6 +332,10 @@ _GAINS = (
     _Column("size", "size", right=False), _Column("id", "id"), _Column("score", "score"), _Column("gain", "gain"),
     _Column("interval", "95 %"), _Column("over", "over", right=False), _Column("verdict", "verdict", right=False),
 )  # fmt: skip
+_FITS = (
+    _Column("id", "id"), _Column("name", "idea or name", right=False), _Column("exponent", "exponent"),
+    _Column("interval", "95 %"), _Column("sizes", "sizes"), _Column("n", "n"), _Column("apart", "off"),
+)  # fmt: skip
 _ROWS = (
     _Column("size", "size", right=False), _Column("id", "id"), _Column("name", "idea or name", right=False),
     _Column("score", "score"), _Column("error", "±"), _Column("n", "n"), _Column("lr", "lr"),
@@ -362,8 +387,24 @@ def _row_cells(report: Report) -> list[dict[str, str]]:
     return cells
 
 
+def _fit_cells(report: Report) -> list[dict[str, str]]:
+    ordered = sorted(report.fits.items(), key=lambda pair: (-pair[1].exponent, pair[0]))
+    return [
+        {
+            "id": str(candidate),
+            "name": report.levels[0].row(candidate).subject.name or "(no idea given)",
+            "exponent": f"{one.exponent:.3f}",
+            "interval": f"[{one.low:+.3f}, {one.high:+.3f}]",
+            "sizes": str(one.sizes),
+            "n": str(one.trainings),
+            "apart": f"{one.apart:.1%}",
+        }
+        for candidate, one in ordered
+    ]
+
+
 def _tables(report: Report) -> list[tuple[Sequence[_Column], list[dict[str, str]]]]:
-    made = [(_GAINS, _gain_cells(report)), (_ROWS, _row_cells(report))]
+    made = [(_GAINS, _gain_cells(report)), (_ROWS, _row_cells(report)), (_FITS, _fit_cells(report))]
     return [(columns, cells) for columns, cells in made if cells]
 
 
@@ -426,6 +467,10 @@ def to_json(report: Report) -> str:
         "summary": sentences(report),
         "caption": notes(report),
         "sizes": [_level_facts(report, level) for level in report.levels],
+        "fits": [
+            {"candidate": candidate, **{key: round(value, 5) for key, value in asdict(one).items()}}
+            for candidate, one in sorted(report.fits.items())
+        ],
     }
     return json.dumps(plain, indent=1, sort_keys=True) + "\n"
 

@@ -8,6 +8,7 @@ from typing import Any
 for name in [name for name in os.environ if name.startswith(("ANTHROPIC_", "NAS_")) and name != "NAS_GOLDEN"]:
     del os.environ[name]
 os.environ["NO_PROXY"] = "127.0.0.1"
+os.environ["JAX_PLATFORMS"] = "cpu"  # the compiler for TPUs, which tests use, is also a driver that looks for one
 
 _parse, _parsing = ast.parse, threading.RLock()
 

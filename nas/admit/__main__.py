@@ -1,20 +1,26 @@
 """Admit one file, for whoever writes a candidate or a space: `python -m nas.admit FILE --space mnist1d`.
 
-Prints the verdict, and for an admitted candidate what its program costs and its fingerprint. Exit status 0 if it is
-admitted, 1 if not, 2 if the file or the space cannot be read.
+Prints the verdict, and for an admitted candidate what its program costs and its fingerprint; with `--device tpu-v5e`
+also whether it compiles for that device, in what time, and whether it fits, on a machine that has none. Exit status 0
+if it is admitted, 1 if not, 2 if the file or the space cannot be read or nothing can be compiled for the device.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from nas.admit import Admitted, admit, drive
+from nas.admit import Admitted, Flow, admit, drive
+from nas.admit.ahead import TPUS, missing
 from nas.admit.gate import check
+from nas.execute import Job
 from nas.execute.local import LocalExecutor
 from nas.records import Failure, defaults
 from nas.space import SearchSpace, SpaceError, canonical, load
+
+AHEAD_TIMEOUT_S = 600.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m nas.admit", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("file", type=Path, help="the candidate's module")
     parser.add_argument("--space", default="mnist1d", metavar="SPACE", help="name, file or module:object (mnist1d)")
+    parser.add_argument("--device", metavar="NAME", help=f"also compile it for {', '.join(TPUS)}, without having one")
     parser.add_argument("--json", action="store_true", help="print the verdict as JSON")
     parsed = parser.parse_args(arguments)
     try:
@@ -33,13 +40,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, UnicodeDecodeError) as error:
         print(f"nas.admit: {parsed.file} cannot be read ({error}); give a Python file in UTF-8", file=sys.stderr)
         return 2
-    verdict = _verdict(space, canonical(parsed.space), source)
+    if parsed.device is not None and (problem := _unusable(parsed.device)):
+        print(f"nas.admit: {problem}", file=sys.stderr)
+        return 2
+    verdict, compiled = _verdict(space, canonical(parsed.space), source, parsed.device)
     if parsed.json:
         facts = {"admitted": True, **verdict.facts} if isinstance(verdict, Admitted) else {"admitted": False}
+        facts |= {"compiled": compiled} if compiled else {}
         failures = [] if isinstance(verdict, Admitted) else [str(failure) for failure in verdict]
         print(json.dumps({**facts, "failures": failures}, sort_keys=True))
     elif isinstance(verdict, Admitted):
-        _print_facts(verdict, space)
+        _print_facts(verdict, space, compiled)
     else:
         for failure in verdict:
             place = f"{parsed.file}:{failure.line}" if failure.line else str(parsed.file)
@@ -48,16 +59,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if isinstance(verdict, Admitted) else 1
 
 
-def _verdict(space: SearchSpace, reference: str, source: str) -> Admitted | Sequence[Failure]:
+def _unusable(device: str) -> str:
+    if device not in TPUS:
+        return f"--device {device} is not known; it may be {', '.join(TPUS)}"
+    return missing()
+
+
+def _verdict(
+    space: SearchSpace, reference: str, source: str, device: str | None
+) -> tuple[Admitted | Sequence[Failure], dict[str, Any] | None]:
+    """What came of the candidate, and of compiling it for a device, if there is one to compile for."""
     gated = check(source, space.scope)
     if gated.failures:
-        return gated.failures
+        return gated.failures, None
+    platform = "tpu" if device else "cpu"
     with LocalExecutor(workers=1) as executor:
-        found = drive(executor, admit(reference, source, defaults(gated.tunables)))
-    return [found] if isinstance(found, Failure) else found
+        found = drive(executor, admit(reference, source, defaults(gated.tunables), platform=platform))
+        if isinstance(found, Failure):
+            return [found], None
+        return found, drive(executor, _ahead(reference, found, device)) if device else None
 
 
-def _print_facts(admitted: Admitted, space: SearchSpace) -> None:
+def _ahead(reference: str, found: Admitted, device: str) -> Flow[dict[str, Any]]:
+    payload = {"space": reference, "blobs": dict(found.blobs), "param_leaves": found.facts["param_leaves"]}
+    entry = "nas.admit.ahead:compile_job"
+    (event,) = yield [Job(id="ahead", entry=entry, payload={**payload, "device": device}, timeout_s=AHEAD_TIMEOUT_S)]
+    return event.result if event.kind == "done" else {"error": f"{event.kind}: {event.error}"}
+
+
+def _print_facts(admitted: Admitted, space: SearchSpace, compiled: Mapping[str, Any] | None) -> None:
     cost, contract = admitted.facts["cost"], space.contract
 
     def line(name: str, value: int, limit: int | None, unit: str = "") -> None:
@@ -71,7 +101,20 @@ def _print_facts(admitted: Admitted, space: SearchSpace) -> None:
     line("operations", cost["ops"], None)
     print(f"{'traits:':<14}{', '.join(admitted.facts['traits']) or 'none'}")
     print(f"{'fingerprint:':<14}{admitted.facts['fingerprint']}")
+    if compiled is not None:
+        _print_compiled(compiled)
     print("admitted")
+
+
+def _print_compiled(compiled: Mapping[str, Any]) -> None:
+    if "error" in compiled:
+        print(f"does not compile: {compiled['error'][:400]}")
+        return
+    for name in ("step", "evaluation"):
+        one = compiled[name]
+        print(f"{name + ':':<14}{one['memory_bytes'] / 2**20:>14,.1f} MiB, compiled in {one['compile_s']:.1f} s")
+    verdict = "fits" if compiled["fits"] else "does NOT fit"
+    print(f"{compiled['device'] + ':':<14}{compiled['memory_bytes'] / 2**20:>14,.1f} MiB: it {verdict}")
 
 
 if __name__ == "__main__":
