@@ -14,8 +14,8 @@ X is put together from the inverses of its diagonal blocks, of length 1, 2, 4 an
 inverse of [[A^-1, 0], [B, D^-1]], for all blocks in one product of whole matrices. A series in powers of L would take
 as few products, but for alike keys its terms grow as binomials and cancel. No exponent is ever positive.
 
-On CPU a step in chunks of 16 took .9 (T = 64) and .2 (T = 256) of the reference's, whose derivative keeps all T states;
-forwards chunks pay from `LONG` steps on. On CUDA and TPU chunks are of 64 steps; not measured there.
+On CPU a step in chunks of 16 took .9 (T = 64) and .25 (T = 256) of the reference's, whose derivative keeps all T
+states; forwards chunks pay from `LONG` steps on. On CUDA and TPU chunks are of 64 steps; not measured there.
 
 Source: Schlag et al., arXiv 2102.11174, section 4.2 (delta rule); Yang et al., "Parallelizing Linear Transformers with
 the Delta Rule", arXiv 2406.06484, section 3 (WY form, chunks); Yang et al., "Gated Delta Networks", arXiv 2412.06464,

@@ -14,7 +14,7 @@ exp(b_i - b_j) is a matrix of its own, again with every sum taken by itself.
 all T states, but a second scan forwards and one backwards that keep none: with dS_t the cotangent of S_t,
 dq_t = S_t do_t, dk_t = dS_t v_t, dv_t = dS_t^T k_t, and, since decays scale both, the cotangent of log_decay_t is the
 sum over s >= t of q_s dq_s - k_s dk_s. A step took .45 (T = 64) and .28 (T = 256) of that with the derivative of the
-reference; chunks with one decay a head .2 at T = 256. Not measured on CUDA and TPU.
+reference; chunks with one decay a head .14 at T = 256. Not measured on CUDA and TPU.
 
 Source: Yang et al., "Gated Linear Attention Transformers", arXiv 2312.06635, sections 4.1 (recurrence), 4.2 (chunks),
 4.3 and appendix C (two levels of chunks for stability, the cotangent of log_decay); one decay a head: Dao and Gu,
@@ -95,7 +95,7 @@ def by_step(*arrays: jax.Array) -> tuple[jax.Array, ...]:
 def by_chunk(array: jax.Array, size: int, dtype: Any) -> jax.Array:
     """(B, T, H, ...) as (N * B * H, size, ...), N chunks, the last filled up with zeros: these change nothing.
 
-    One leading axis and not three: the same products then compile eight times as fast for a TPU.
+    One leading axis and not three: inverting the chunks of the delta rule then compiles for a TPU in 7 s and not in 57.
     """
     array = jnp.pad(array, [(0, 0), (0, -array.shape[1] % size), *[(0, 0)] * (array.ndim - 2)])
     array = array.reshape(array.shape[0], -1, size, *array.shape[2:]).astype(dtype)

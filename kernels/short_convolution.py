@@ -1,9 +1,9 @@
 """Short causal convolution of each channel by itself: y_t = sum_i weights_i * x_{t-i}, with x = 0 before the start.
 
 There is no faster version: the reference adds shifted copies, which XLA fuses. With its gradients on 2 CPU cores, at
-4 weights and arrays of 200,000 to 500,000 numbers, a grouped `lax` convolution took 33 to 43 times as long, copies that
-are stacked and contracted 5 to 7 times, `jnp.roll` 1.3 to 1.4, a derivative written by hand 1.27 to 1.44 times, one flat pass over the array 1.20 to 1.24. On CUDA
-and TPU nothing else was measured.
+4 weights and arrays of 200,000 to 500,000 numbers, a grouped `lax` convolution took 33 to 43 times as long, copies
+that are stacked and contracted 5 to 7 times, `jnp.roll` 1.3 to 1.4, a derivative written by hand 1.27 to 1.44 times,
+one flat pass over the array 1.20 to 1.24. On CUDA and TPU nothing else was measured.
 
 Source: the depthwise convolutions of Poli et al., "Hyena Hierarchy", arXiv 2302.10866, section 3, and of Gu and Dao,
 "Mamba", arXiv 2312.00752, section 3.4; the order of the weights (the first is that of now) is ours.
