@@ -130,11 +130,17 @@ def functions(space: SearchSpace, unit: type, hp: Any) -> Functions:
         key = jax.random.fold_in(jax.random.key(seed), index)
         return key if leaf.shape == () else jax.random.split(key, leaf.shape)
 
+    half = jnp.dtype(space.spec.dtype)
+
+    def computed(leaf: Any) -> Any:
+        """A parameter as layers compute with it: what is kept and updated is float32."""
+        return leaf.astype(half) if half != jnp.float32 and leaf.dtype == jnp.float32 else leaf
+
     def apply(params: Any, state: Any, x: jax.Array, seed: jax.Array, train: bool) -> tuple[Any, Any, Any]:
         streams = [fresh(index, leaf, seed) for index, leaf in enumerate(keys)]
         module = nnx.merge(
             definition[train],
-            jax.tree.unflatten(param_tree, params),
+            jax.tree.unflatten(param_tree, map(computed, params)),
             jax.tree.unflatten(key_tree, streams),
             jax.tree.unflatten(state_tree, state),
         )

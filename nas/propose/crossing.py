@@ -58,7 +58,6 @@ def transplant(context: Context, donor: Draft, segment: Segment, place: Segment)
     draft.tunables |= {tunables[t]: copy.deepcopy(donor.tunables[t]) for t in tunables}
     position = draft.tree.body.index(draft.unit)
     draft.tree.body[position:position] = kept
-    draft.kernels += donor.kernels
 
 
 def _fitted(context: Context, given: Tensor, wanted: Tensor, name: str) -> list[ast.stmt]:

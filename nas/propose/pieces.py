@@ -222,7 +222,6 @@ class _Union:
         index = self.draft.tree.body.index(self.draft.unit)
         self.draft.tree.body[index:index] = [s for s in kept if ast.dump(s) not in known]
         self.draft.unit.body += [m for m in helper_methods(self.other) if id(m) not in self.common]
-        self.draft.kernels += self.other.kernels
 
     # ---- selections
 

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 
 from nas.admit.gate import FACADE, imported
+from nas.kernels import OFFERED
 from nas.records import Choice, Tunable
 
 IDEA_LENGTH = 300
@@ -23,7 +24,8 @@ class Draft:
     """One candidate being edited.
 
     Attributes:
-      tree: its module, without docstring, imports and `TUNABLES`; imported names have their names in `nas.api`.
+      tree: its module, without docstring, imports and `TUNABLES`; imported names have their names in `nas.api`, and
+        what it calls like something of the API without importing that (`layers = []`) is called `own_layers`.
       idea: its docstring.
       tunables: the source expression of each tunable by name.
       unit: the class that the space asks for.
@@ -33,10 +35,11 @@ class Draft:
         self.tree = parse(source)
         self.idea = ast.get_docstring(self.tree) or ""
         aliases = imported(self.tree)
+        offered = (name for name in (*FACADE, *OFFERED) if name not in aliases)
+        rename(self.tree, {name: f"own_{name}" for name in offered if name in _bound(self.tree)})
         renamed = {alias: name for alias, name in aliases.items() if alias != name}
         if renamed:
             rename(self.tree, renamed)
-        self.kernels = [name for name in aliases.values() if name not in FACADE]
         self.tunables: dict[str, ast.expr] = {}
         body: list[ast.stmt] = []
         for statement in self.tree.body:
@@ -64,7 +67,7 @@ class Draft:
 
     def names(self) -> set[str]:
         """Every identifier in use; for membership tests only, since the order of a set is not repeatable."""
-        used = set(self.tunables).union(FACADE, self.kernels, ("x", "h"))
+        used = set(self.tunables).union(FACADE, OFFERED, ("x", "h"))
         for node in ast.walk(self.tree):
             found = (getattr(node, field, None) for field in ("id", "attr", "arg", "name"))
             used.update(name for name in found if isinstance(name, str))
@@ -86,9 +89,9 @@ class Draft:
         """The source, tidied, with `operator` added to the docstring."""
         self._tidy()
         module = ast.Module(body=[ast.Expr(ast.Constant(_retold(self.idea, operator)))], type_ignores=[])
-        used = {node.id for node in ast.walk(self.tree) if isinstance(node, ast.Name)}
+        used = {node.id for node in ast.walk(self.tree) if isinstance(node, ast.Name)} - _bound(self.tree)
         kinds = [node.id for e in self.tunables.values() for node in ast.walk(e) if isinstance(node, ast.Name)]
-        for origin, offered in (("nas.api", FACADE), ("nas.kernels", self.kernels)):
+        for origin, offered in (("nas.api", FACADE), ("nas.kernels", OFFERED)):
             names = [ast.alias(name) for name in sorted(set(offered)) if name in used or name in kinds]
             if names:
                 module.body.append(ast.ImportFrom(origin, names, 0))
@@ -275,6 +278,13 @@ def _retold(idea: str, operator: str) -> str:
     sentence, *steps = " ".join(idea.partition("\n\n")[0].split()).rstrip(". ").split(_THEN)
     steps = [*steps, operator][-STEPS:] if operator else steps
     return _THEN.join([sentence[:IDEA_LENGTH], *steps]) + "."
+
+
+def _bound(tree: ast.AST) -> set[str]:
+    """The names that a source binds anywhere; for membership tests only."""
+    stored = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and _is_stored(node)}
+    given = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+    return stored | given | {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.ClassDef)}
 
 
 def _is_stored(node: ast.AST) -> bool:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nas.admit.gate import API, BUILTINS, FACADE, MODULES, dotted
+from nas.kernels import OFFERED
 from nas.propose.source import Draft, names_read
 from nas.records import Choice, Integer, Real
 from nas.space import SearchSpace
@@ -134,7 +135,7 @@ _NUMBER = (int, float)
 class _Interpreter:
     def __init__(self, draft: Draft, space: SearchSpace) -> None:
         self.draft, self.space, self.flow = draft, space, Flow()
-        self.globals = dict.fromkeys([*sorted(BUILTINS), *FACADE, *draft.kernels])
+        self.globals = dict.fromkeys([*sorted(BUILTINS), *FACADE, *OFFERED])
         self.classes = {s.name: s for s in draft.tree.body if isinstance(s, ast.ClassDef)}
         self.aliases = {name: name for name in FACADE}
         self.steps, self.depth, self.lengths, self.recording = 0, 0, 1, False
@@ -459,13 +460,19 @@ class _Interpreter:
         for inner in layer.chain:
             x = self.apply(inner, [x])
         if layer.chain or not isinstance(x, Tensor):
-            return x if layer.chain else Tensor(width=layer.out, source=layer.source)
+            return x if layer.chain else self.made_of_unknown(layer)
         self.flow.clashes += layer.into is not None and x.width is not None and layer.into != x.width
         self.flow.clashes += layer.mixes and x.series is False
         known = layer.stride == 1 or layer.stride is not None and x.length > 0
         length = -(-x.length // layer.stride) if known and layer.stride else self.unknown_length()
         width, source = (x.width, x.source) if layer.out is None else (layer.out, layer.source)
         return replace(x, width=width, source=source, length=length)
+
+    def made_of_unknown(self, layer: Layer) -> Tensor:
+        """What a layer gives whose input is not known: in the middle of a network most likely a whole series."""
+        if self.space.scope == "Model":
+            return Tensor(width=layer.out, source=layer.source)
+        return Tensor(width=layer.out, source=layer.source, series=True, length=self.space.spec.length)
 
     def tensor_method(self, x: Tensor, name: str, arguments: list[Any], keywords: dict[str, Any]) -> Any:
         if name in _REDUCING:
@@ -499,6 +506,8 @@ class _Interpreter:
         tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
         if path.startswith("nnx.") and name[:1].isupper():
             return self.layer(path, arguments, keywords, node)
+        if path.startswith("layers.") and name[:1].isupper():
+            return Layer(into=self.space.spec.width, mixes=True)
         if name in _REDUCING and tensors:
             return self.reduce(tensors[0], arguments[1] if len(arguments) > 1 else keywords.get("axis"), keywords)
         if name == "where" and len(arguments) == 3:

@@ -1,0 +1,281 @@
+"""Byte-level language models: one mixer, block or stack of a small model that says the next byte of real text.
+
+    python -m nas.search --space byte_lm --budget 100             the mixer of a block; the skeleton has the rest
+    python -m nas.search --space byte_lm:block --budget 100       one whole block, which is stacked
+    python -m nas.search --space byte_lm:stack --budget 100       the whole middle: a pattern of named primitives
+    python -m nas.search --space 'byte_lm?data=FILE' --budget 100   another text, or tokens (*.bin)
+    python -m nas.search --space 'byte_lm?size=gpu' --budget 10     about ten million parameters
+
+The text is by default the sources of the Python library that runs this; its digest is part of what a score belongs to.
+Sizes, limits and what they were measured on: `README.md` beside this file.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nas.records import Real
+from nas.search_spaces import sequence
+from nas.search_spaces.byte_lm import corpus, data
+from nas.search_spaces.sequence.grammar import grammar
+from nas.space import Contract, Ladder, Recipe, Scope, SearchSpace, Spec, Task
+
+MARGIN = 1.2
+"""Parameters and FLOPs that a candidate may have, as a multiple of the transformer's of the same spec."""
+
+
+def loss(outputs: Any, targets: Any) -> Any:
+    """Cross entropy [nats] of an example's units in the mean: outputs (B, T, V) are logits, targets (B, T)."""
+    import jax
+    import jax.numpy as jnp
+
+    chosen = jnp.take_along_axis(outputs, targets[..., None], axis=-1)[..., 0]
+    return (jax.nn.logsumexp(outputs, axis=-1) - chosen).mean(axis=-1)
+
+
+def score(outputs: Any, targets: Any) -> Any:
+    """The same in bits."""
+    import jax.numpy as jnp
+
+    return loss(outputs, targets) / jnp.log(2.0)
+
+
+def identity(path: Path | None = None, vocab: int = corpus.GPT2) -> str:
+    """Hash of the documents that are trained and scored on; reads them."""
+    return data.corpus(path, vocab=vocab).digest
+
+
+# ---- limits: those of the transformer with room to spare, so that nothing wins by being bigger ----
+
+
+def params(spec: Spec) -> int:
+    """Parameters of the transformer of a spec, its tied embedding included."""
+    return spec.vocab * spec.width + spec.depth * 12 * spec.width**2
+
+
+def flops(spec: Spec) -> int:
+    """FLOPs of its inference on one example: two for each parameter and position, and what all pairs cost."""
+    pairs = 4 * spec.length**2 * spec.width * spec.depth
+    return 2 * spec.length * params(spec) + pairs
+
+
+def memory_bytes(spec: Spec, batch: int) -> int:
+    """Optimiser and residuals of a training step: 40 arrays of a layer's stream, 8 of all pairs of each head."""
+    layer = 40 * spec.length * spec.width + 8 * spec.heads * spec.length**2
+    each = 2 if spec.dtype == "bfloat16" else 4
+    return round(16 * MARGIN * params(spec)) + each * batch * spec.depth * layer
+
+
+def _contract(spec: Spec, batch: int) -> Contract:
+    return Contract(
+        input_shape=(spec.length,),
+        input_dtype="int32",
+        output_shape=(spec.length, spec.vocab),
+        causal=True,
+        max_params=round(MARGIN * params(spec)),
+        max_flops=round(MARGIN * flops(spec)),
+        max_memory_bytes=memory_bytes(spec, batch),
+    )
+
+
+def _task(*, length: int, path: Path | None = None, vocab: int = corpus.GPT2, times: int = 1) -> Task:
+    tokens = path is not None and path.suffix == ".bin"
+    return Task(
+        split=functools.partial(data.split, path=path, length=length, times=times, vocab=vocab),
+        loss=loss,
+        score=score,
+        metric="bits_per_token" if tokens else "bits_per_byte",
+        maximize=False,
+        identity=functools.partial(identity, path, vocab),
+    )
+
+
+def _fitted(space: SearchSpace, *, spec: Spec | None = None, **text: Any) -> SearchSpace:
+    """The space with another spec or other text, and with the shapes and limits that follow."""
+    split: Any = space.task.split
+    text = split.keywords | text | {"length": (spec or space.spec).length}
+    tokens = text["path"] is not None and text["path"].suffix == ".bin"
+    vocab = text["vocab"] if tokens else corpus.BYTES
+    spec = dataclasses.replace(spec or space.spec, vocab=vocab, classes=vocab)
+    task = space.task if text == split.keywords else _task(**text)
+    return dataclasses.replace(space, spec=spec, task=task, contract=_contract(spec, space.recipe.microbatch))
+
+
+# ---- scale: what `nas.scale` makes larger. Validation, test and every source stay as they are. ----
+
+
+def wider(space: SearchSpace, factor: int) -> SearchSpace:
+    """`factor` times the features, in as many more heads of the same size."""
+    spec = space.spec
+    return _fitted(space, spec=dataclasses.replace(spec, width=factor * spec.width, heads=factor * spec.heads))
+
+
+def deeper(space: SearchSpace, factor: int) -> SearchSpace:
+    """`factor` times the layers."""
+    return _fitted(space, spec=dataclasses.replace(space.spec, depth=factor * space.spec.depth))
+
+
+def more_data(space: SearchSpace, factor: int) -> SearchSpace:
+    """`factor` times the training windows, in as many steps: each is seen that much less often."""
+    split: Any = space.task.split
+    return _fitted(space, times=factor * split.keywords["times"])
+
+
+def more_steps(space: SearchSpace, factor: int) -> SearchSpace:
+    """Every rung `factor` times as far: so many times the tokens."""
+    steps = tuple(factor * step for step in space.ladder.steps)
+    return dataclasses.replace(space, ladder=dataclasses.replace(space.ladder, steps=steps))
+
+
+# ---- options: what is chosen with `?data=…&vocab=…&size=…` ----
+
+
+def with_data(space: SearchSpace, path: str) -> SearchSpace:
+    """Train on another text: a file, a folder, or a `.bin` file of uint16 tokens; see `corpus.read`.
+
+    Raises:
+      ValueError: there is no such file or folder.
+    """
+    if not Path(path).exists():
+        raise ValueError(f"there is no file or folder {path}. Give text, a folder with text, or tokens (*.bin).")
+    return _fitted(space, path=Path(path))
+
+
+def with_vocab(space: SearchSpace, vocab: str) -> SearchSpace:
+    """Say how many tokens a `.bin` file may have, where it is not GPT-2's 50,257.
+
+    Raises:
+      ValueError: it is no number from 2 to 65,536.
+    """
+    if not vocab.isdigit() or not 2 <= int(vocab) <= 1 << 16:
+        raise ValueError(f"{vocab} is no number of tokens; give one from 2 to 65536.")
+    return _fitted(space, vocab=int(vocab))
+
+
+def with_size(space: SearchSpace, size: str) -> SearchSpace:
+    """Take the sizes for `cpu`, which a space has unless told otherwise, or for one accelerator, `gpu`.
+
+    Raises:
+      ValueError: it is neither.
+    """
+    if size not in SIZES:
+        raise ValueError(f"there is no size '{size}'; there are {', '.join(SIZES)}. Name one of them.")
+    spec, recipe, ladder, times = SIZES[size]
+    made = grammar(space.scope, depth=spec.depth)
+    return _fitted(dataclasses.replace(space, recipe=recipe, ladder=ladder, grammar=made), spec=spec, times=times)
+
+
+SIZES: dict[str, tuple[Spec, Recipe, Ladder, int]] = {
+    "cpu": (
+        Spec(length=128, vocab=corpus.BYTES, classes=corpus.BYTES, width=64, depth=2, heads=4),
+        Recipe(batch=16, eval_batch=64, warmup=50, lr=Real(3e-3, 1e-1, log=True), wd=Real(1e-4, 1e-1, log=True)),
+        Ladder(steps=(100, 400, 1_600), eta=4),
+        2,
+    ),
+    "gpu": (
+        Spec(
+            length=1_024,
+            vocab=corpus.BYTES,
+            classes=corpus.BYTES,
+            width=384,
+            depth=6,
+            heads=6,
+            dtype="bfloat16",
+        ),
+        Recipe(
+            batch=32,
+            accumulate=2,
+            eval_batch=16,
+            warmup=100,
+            lr=Real(5e-4, 2e-2, log=True),
+            wd=Real(1e-4, 1e-1, log=True),
+        ),
+        Ladder(steps=(250, 1_000, 4_000), eta=4),
+        4,
+    ),
+}
+"""For each size its spec, recipe and ladder, and how many times `data.COUNTS` windows are trained on."""
+
+_TEXT = """\
+The next byte of real text, by default of the Python library's sources: identifiers that come back after hundreds of
+bytes, indentation, brackets and quotes to be closed, English in comments and docstrings. A window has T bytes ({T} at
+the small size) and nothing is known of what came before it. Scored in bits per byte, the mean over all positions: the
+first bytes of a window count as much as the last, so what is learnt from few bytes (bigrams, words, indentation) weighs
+most at the first rungs, and what looks far back pays later.
+
+Everything is causal: output t may depend on inputs up to t only, in training too, and an example on itself alone. No
+position is given: a mixer that needs to know where it is brings it (`layers.rotary` on queries and keys, decay, a
+convolution). Parameters, FLOPs and memory may be a fifth above the transformer's of the same width and depth; what is
+saved in one place may be spent in another.
+
+What is fast: matrix products, and the operations of nas.kernels (attention, gated_linear_attention, delta_rule,
+linear_recurrence, short_convolution, rms_norm). A lax.scan over T of your own is slower, and its state at every
+position counts as memory; one step of it should do much.
+
+What is known: the learning rate decides as much as the design in so few steps, so leave scales well behaved (norms,
+residuals, products of gates that start near a half). Short convolutions or token shifts before a mixer help nearly
+every design. A fixed state forgets and attention does not, but at these lengths states of a few thousand numbers hold
+nearly all there is. Decays want a spread: some features that keep two bytes, some that keep a hundred.
+"""
+
+_ASKED = {
+    "Mixer": """\
+You write the mixer of a block: (B, T, D) to (B, T, D). The skeleton norms its input, adds its output to the stream and
+has a SwiGLU of its own after it; it stacks {depth} such blocks, each with parameters of its own.
+
+""",
+    "Block": """\
+You write a whole block, (B, T, D) to (B, T, D), with its norms and residuals, its mixing of positions and its MLP; the
+skeleton stacks {depth} of them, each with parameters of its own.
+
+""",
+    "Stack": """\
+You write the whole middle, (B, T, D) to (B, T, D): a pattern of the primitives of `layers` (Attention, SlidingWindow,
+Recurrence, GatedLinearAttention, DeltaRule, Convolution, MLP, GatedMLP, RoutedMLP), each made as
+`self.first = layers.Attention(spec, rngs=rngs)` and used as `h = self.first(h)`. They bring norm and residual, and
+their sizes follow from spec: a mixer has 4 D^2 parameters, an MLP 8 D^2; the limits allow about {layers} of them. What
+goes where, how often, shared or not, in parallel or in turn, is the design.
+
+""",
+}
+
+
+def space(
+    path: Path | None = None, *, scope: Scope = "Mixer", size: str = "cpu", vocab: int = corpus.GPT2
+) -> SearchSpace:
+    """Make the space of a scope and a size over a text; nothing is read.
+
+    Args:
+      path: the text, as in `corpus.read`; None is the Python library's sources.
+      scope: `Mixer`, `Block` or `Stack`.
+      size: one of `SIZES`.
+      vocab: tokens that a `.bin` file may have.
+    """
+    spec, recipe, ladder, times = SIZES[size]
+    scale: dict[str, Callable[[SearchSpace, int], SearchSpace]] = {}
+    scale |= {"width": wider, "depth": deeper, "data": more_data, "steps": more_steps}
+    made = SearchSpace(
+        name="byte_lm" if scope == "Mixer" else f"byte_lm:{scope.lower()}",
+        version=1,
+        scope=scope,
+        spec=spec,
+        task=_task(length=spec.length, times=times),
+        contract=_contract(spec, recipe.microbatch),
+        recipe=recipe,
+        ladder=ladder,
+        grammar=grammar(scope, depth=spec.depth),
+        baselines=sequence.baselines(scope),
+        guidance=(_ASKED[scope] + _TEXT).format(T=spec.length, depth=spec.depth, layers=2 * spec.depth),
+        skeleton=functools.partial(sequence.language_model, scope=scope),
+        baseline_seeds=2,
+        scale=scale,
+        options={"data": with_data, "vocab": with_vocab, "size": with_size},
+    )
+    return made if path is None else _fitted(made, path=path, vocab=vocab)
+
+
+SPACE = space()
+
+VARIANTS = {"mixer": SPACE, "block": space(scope="Block"), "stack": space(scope="Stack")}

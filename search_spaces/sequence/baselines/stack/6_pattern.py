@@ -1,0 +1,40 @@
+"""A pattern of four primitives, repeated to twice the depth; Optuna says which, recurrence and attention by default.
+
+Source: the default is Jamba's (Lieber et al., arXiv 2403.19887, section 2) with a linear recurrence; patterns of
+primitives are what Composer searches (Acun et al., arXiv 2510.00379).
+"""
+
+from nas.api import choice, layers, nnx
+
+TUNABLES = {
+    "first": choice(
+        "recurrence", "attention", "sliding_window", "linear_attention", "delta_rule", "convolution", "gated_mlp"
+    ),
+    "second": choice("gated_mlp", "mlp", "routed_mlp", "recurrence", "delta_rule", "attention", "convolution"),
+    "third": choice(
+        "attention", "sliding_window", "recurrence", "linear_attention", "delta_rule", "convolution", "gated_mlp"
+    ),
+    "fourth": choice("gated_mlp", "mlp", "routed_mlp", "recurrence", "delta_rule", "attention", "convolution"),
+}
+KINDS = {
+    "attention": layers.Attention,
+    "sliding_window": layers.SlidingWindow,
+    "recurrence": layers.Recurrence,
+    "linear_attention": layers.GatedLinearAttention,
+    "delta_rule": layers.DeltaRule,
+    "convolution": layers.Convolution,
+    "mlp": layers.MLP,
+    "gated_mlp": layers.GatedMLP,
+    "routed_mlp": layers.RoutedMLP,
+}
+
+
+class Stack(nnx.Module):
+    def __init__(self, spec, hp, *, rngs):
+        names = (hp.first, hp.second, hp.third, hp.fourth)
+        self.layers = nnx.List(KINDS[names[index % 4]](spec, rngs=rngs) for index in range(2 * spec.depth))
+
+    def __call__(self, x):  # (B, T, D) -> (B, T, D)
+        for layer in self.layers:
+            x = layer(x)
+        return x
