@@ -40,6 +40,14 @@ def missing() -> str:
     return ""
 
 
+def environment(tpu: Tpu) -> dict[str, str]:
+    """What the library has to be told: without it, it asks the network where it is, and lets one process in alone."""
+    return {
+        "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_ACCELERATOR_TYPE": tpu.slice_name, "TPU_LOG_DIR": "disabled", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    }  # fmt: skip
+
+
 def compile_job(space: str, blobs: Mapping[str, bytes], param_leaves: int, device: str) -> dict[str, Any]:
     """Entry of a job: for `step` and `evaluation` the seconds and bytes of each, and whether the larger fits.
 
@@ -52,11 +60,7 @@ def compile_job(space: str, blobs: Mapping[str, bytes], param_leaves: int, devic
       By program `compile_s` and `memory_bytes`; and `device`, `memory_bytes` of the device and `fits`.
     """
     tpu = TPUS[device]
-    # Without these the library asks the network what machine it is on.
-    os.environ.update(
-        JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost",
-        TPU_ACCELERATOR_TYPE=tpu.slice_name, TPU_LOG_DIR="disabled",
-    )  # fmt: skip
+    os.environ.update(environment(tpu))
     loaded = load(space)
     found = {name: _compiled(tpu, *one) for name, one in _programs(loaded, blobs, param_leaves).items()}
     most = max(one["memory_bytes"] for one in found.values())
