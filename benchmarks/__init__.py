@@ -13,6 +13,10 @@ noisy, so what counts are ratios within one run, in which the sides that are com
     forecasters  searches in which a model forecasts, rightly and wrongly, on tables of curves and made-up ones
     latency      device time that is lost to waiting for a model's replies, in virtual time
     strategy     how good the search is, without training: the real loop and its rivals on tables
+    kernels      each operation with fast code against its reference, and against the device's ceilings
+    language_model   a byte transformer's step behind the wall, by hand, and in PyTorch
+    recall       known mixers on each task of recall, by our harness, beside published scores
+    accelerator  one accelerator: the step against the ceiling, seeds at once; `gpu.sh`: that, the kernels and a search
     belief       false claims and power of confirmation, simulated; `null`: whole searches on random labels
     fingerprint  evolved candidates respelled (equal wanted) and mutated (different wanted)
 """

@@ -29,7 +29,7 @@ CANDIDATES = Path(__file__).parent / "candidates"
 LEARNING_RATES = (0.05, 0.02, 0.1)
 """Of the draws, in their order; the time of a step does not depend on them."""
 WEIGHT_DECAY = 0.01
-STAGES = ("trace", "check", "start", "compile", "train", "evaluate", "checkpoint")
+STAGES = ("trace", "check", "leaks", "start", "compile", "train", "evaluate", "checkpoint")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -153,7 +153,7 @@ def _stages(events: Sequence[Event], boot: float) -> dict[str, float]:
     stages = dict.fromkeys((*STAGES, "process"), 0.0)
     for event in events:
         name = event.job_id.rsplit(".", 1)[-1]
-        if name in ("trace", "check"):
+        if name in ("trace", "check", "leaks"):
             stages[name] += event.usage.cpu_s
             continue
         spent = event.result["spent"] if event.kind == "done" else {}

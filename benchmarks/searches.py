@@ -44,7 +44,7 @@ from nas.space import load
 from nas.standings import Records, baseline_seeds, board, read, reference, samples
 from nas.store import Store, StoreError
 
-WORK = ("gate", "trace", "check", "compile", "train", "evaluate")
+WORK = ("gate", "trace", "check", "leaks", "compile", "train", "evaluate")
 """What a search is for; everything else is overhead."""
 OVERHEAD = ("coordinator", "server", "start", "checkpoint", "rest of training jobs", "other jobs")
 
@@ -124,7 +124,7 @@ def cpu_by_stage(records: Records, sessions: Sequence[Mapping[str, Any]]) -> dic
         stages.update((task.usage or {}).get("stages", {}))
     inside = ("start", "compile", "train", "evaluate", "checkpoint")
     parts = {"gate": _gate_seconds(records)}
-    parts |= {name: float(stages[name]) for name in ("trace", "check", *inside)}
+    parts |= {name: float(stages[name]) for name in ("trace", "check", "leaks", *inside)}
     parts["rest of training jobs"] = max(0.0, stages["trainer"] - sum(stages[name] for name in inside))
     if len(sessions) == 1 and sessions[0]["finished"] and not sessions[0]["resumed"]:
         whole = sessions[0]

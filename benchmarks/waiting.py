@@ -91,10 +91,10 @@ def _batches(task: Task, records: Records) -> list[list[float]]:
     """Seconds of a task's jobs, by their share of its CPU seconds; a baseline's trainings by their steps."""
     usage: Mapping[str, Any] = task.usage or {}
     stages = usage.get("stages", {})
-    parts = {name: stages[name] for name in ("trace", "check", "trainer") if stages.get(name)}
+    parts = {name: stages[name] for name in ("trace", "check", "leaks", "trainer") if stages.get(name)}
     per_cpu = usage.get("wall_s", 0.0) / (sum(parts.values()) or 1.0)
     seconds = {name: cpu * per_cpu for name, cpu in parts.items()}
-    batches = [[seconds[name]] for name in ("trace", "check") if name in seconds]
+    batches = [[seconds[name]] for name in ("trace", "check", "leaks") if name in seconds]
     if "trainer" not in seconds:
         return batches
     ladder = records.config["ladder"]

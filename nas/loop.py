@@ -32,6 +32,8 @@ from nas.records import Candidate, Failure, Trial, to_plain
 from nas.store import Score, Task
 from nas.strategy import BLIND, CLAUDE, Config, Decision, Strategy, is_asked
 
+ADMITTING = ("trace", "check", "leaks")
+"""Jobs of an admission, by the end of their ids; all others train."""
 LISTEN_S = 0.5
 """How often messages are looked for [s]."""
 REFRESH_S = 0.5
@@ -412,9 +414,8 @@ def _account(usage: dict[str, Any], event: Event) -> None:
     usage["peak_bytes"] = max(usage["peak_bytes"], event.usage.peak_bytes)
     stages = usage["stages"]
     name = event.job_id.rsplit(".", 1)[-1]
-    stages["trace" if name == "trace" else "check" if name == "check" else "trainer"] = round(
-        stages.get(name if name in ("trace", "check") else "trainer", 0.0) + event.usage.cpu_s, 3
-    )
+    stage = name if name in ADMITTING else "trainer"
+    stages[stage] = round(stages.get(stage, 0.0) + event.usage.cpu_s, 3)
     if isinstance(event.result, dict):
         for stage, seconds in event.result.get("spent", {}).items():
             stages[stage] = round(stages.get(stage, 0.0) + seconds, 3)

@@ -137,7 +137,7 @@ def stages(records: Records) -> dict[str, float]:
     for task in records.tasks:
         spent = dict((task.usage or {}).get("stages", {}))
         trainer = spent.pop("trainer", 0.0)
-        inside = sum(seconds for stage, seconds in spent.items() if stage not in ("trace", "check"))
+        inside = sum(seconds for stage, seconds in spent.items() if stage not in ("trace", "check", "leaks"))
         if trainer > inside:
             spent["other"] = trainer - inside
         for stage, seconds in spent.items():

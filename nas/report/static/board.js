@@ -274,7 +274,7 @@ function costCard(S) {
   return card("What the model cost", "As the server counted its tokens.", unknown, costChart(cost), facts(rows));
 }
 
-const STAGES = { trace: "trace", check: "check", start: "start of a trainer", compile: "compile", train: "train", evaluate: "evaluate", checkpoint: "checkpoint", other: "other" };
+const STAGES = { trace: "trace", check: "check", leaks: "leak check", start: "start of a trainer", compile: "compile", train: "train", evaluate: "evaluate", checkpoint: "checkpoint", other: "other" };
 
 function stagesCard(S) {
   const known = Object.keys(STAGES);
