@@ -51,7 +51,9 @@ def reference(
     copies = q.shape[2] // k.shape[2]
     k, v = (jnp.repeat(x, copies, axis=2) for x in (k, v))
     scores = jnp.einsum("bthk,bshk->bhts", q, k, preferred_element_type=wide)
-    weights = jax.nn.softmax(_masked(scores * q.shape[-1] ** -0.5, 0, 0, window, softcap))
+    steps = jnp.arange(q.shape[1])
+    seen = _seen(steps[:, None], steps[None, :], window)
+    weights = jax.nn.softmax(_masked(scores * q.shape[-1] ** -0.5, seen, softcap))
     return jnp.einsum("bhts,bshv->bthv", weights.astype(v.dtype), v, preferred_element_type=wide).astype(v.dtype)
 
 
@@ -97,21 +99,17 @@ def draw(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
     return tuple(rng.normal(size=array.shape) for array in case.arrays)
 
 
-def _masked(
-    scores: jax.Array, first: int, start: int, window: int | None, softcap: float | None, heads: int = 1
-) -> jax.Array:
-    """Scores (..., rows, keys from `start`), capped, and without what a query must not see.
+def _seen(queries: Any, keys: Any, window: int | None) -> Any:
+    """Which keys each query sees, by their positions (Q, 1) and (1, S): (Q, S), in NumPy if they are."""
+    seen = keys <= queries
+    return seen if window is None else seen & (queries - keys < window)
 
-    Rows are the queries from `first`, those of several heads below each other.
-    """
+
+def _masked(scores: jax.Array, seen: Any, softcap: float | None) -> jax.Array:
+    """Scores, capped, and without what a query must not see."""
     if softcap is not None:
         scores = softcap * jnp.tanh(scores / softcap)
-    queries = first + jnp.arange(scores.shape[-2] // heads)[:, None]
-    keys = start + jnp.arange(scores.shape[-1])[None, :]
-    seen = keys <= queries
-    if window is not None:
-        seen &= queries - keys < window
-    return jnp.where(jnp.tile(seen, (heads, 1)), scores, -jnp.inf)
+    return jnp.where(seen, scores, -jnp.inf)
 
 
 def _cpu(q: jax.Array, k: jax.Array, v: jax.Array, *, window: int | None, softcap: float | None) -> jax.Array:
@@ -125,7 +123,10 @@ def _cpu(q: jax.Array, k: jax.Array, v: jax.Array, *, window: int | None, softca
         end, start = min(T, first + size), 0 if window is None else max(0, first - window + 1)
         rows = queries[:, :, :, first:end].reshape(B, G, -1, K)
         scores = jnp.einsum("bgik,bgjk->bgij", rows, keys[:, :, start:end], preferred_element_type=wide)
-        weights = jax.nn.softmax(_masked(scores, first, start, window, softcap, H // G)).astype(v.dtype)
+        # A constant, so that the forward pass and its repetition in the derivative stay alike and are computed once:
+        # one that is computed is moved out of the loop over steps, twice, and then no two masks are known to be equal.
+        seen = _seen(np.arange(first, end)[:, None], np.arange(start, end)[None, :], window)
+        weights = jax.nn.softmax(_masked(scores, np.tile(seen, (H // G, 1)), softcap)).astype(v.dtype)
         output = jnp.einsum("bgij,bgjv->bgiv", weights, values[:, :, start:end], preferred_element_type=wide)
         outputs.append(output.reshape(B, G, H // G, end - first, -1))
     return jnp.concatenate(outputs, 3).transpose(0, 3, 1, 2, 4).reshape(B, T, H, -1).astype(v.dtype)

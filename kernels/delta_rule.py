@@ -102,7 +102,7 @@ def _in_chunks(size: int, q: jax.Array, k: jax.Array, v: jax.Array, beta: jax.Ar
     q, k, v, beta, log_decay = (by_chunk(array, size, wide) for array in (q, k, v, beta, log_decay))
     between = decays_between(log_decay)
     since = jnp.exp(jnp.cumsum(log_decay, axis=-1))[..., None]  # (..., C, 1)
-    alike = jnp.tril(product("...ik,...jk->...ij", k, k, narrow) * between, -1)
+    alike = _below(product("...ik,...jk->...ij", k, k, narrow) * between)
     inverse = _inverse(alike * beta[..., :, None]) * beta[..., None, :]
     new = product("...ij,...jv->...iv", inverse, v, narrow)
     replaced = product("...ij,...jk->...ik", inverse, k * since, narrow)
@@ -123,7 +123,7 @@ def _inverse(lower: jax.Array) -> jax.Array:
     """(I + lower)^-1 of strictly lower triangular matrices (..., C, C), C a power of 2."""
     steps = np.arange(lower.shape[-1])
     i, j = steps[:, None], steps[None, :]
-    found, half = jnp.eye(len(steps), dtype=lower.dtype), 1
+    found, half = jnp.asarray(np.eye(len(steps)), lower.dtype), 1
     while half < len(steps):
         corners = (i // (2 * half) == j // (2 * half)) & (i // half > j // half)
         below = jnp.matmul(jnp.where(corners, lower, 0.0), found, precision=EXACT)
@@ -135,7 +135,12 @@ def _inverse(lower: jax.Array) -> jax.Array:
 def _inverse_back(inverse: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
     transposed = inverse.mT
     product = jnp.matmul(jnp.matmul(transposed, cotangent, precision=EXACT), transposed, precision=EXACT)
-    return (-jnp.tril(product, -1),)
+    return (-_below(product),)
+
+
+def _below(matrices: jax.Array) -> jax.Array:
+    """What lies below the diagonal of square matrices."""
+    return jnp.where(np.tri(matrices.shape[-1], k=-1, dtype=bool), matrices, 0.0)
 
 
 _inverse.defvjp(lambda lower: 2 * (_inverse(lower),), _inverse_back)

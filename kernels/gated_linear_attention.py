@@ -128,9 +128,9 @@ def decays_between(log_decay: jax.Array) -> jax.Array:
     """(..., C) to (..., C, C): exp of the sum over j < s <= i of log_decay_s at [i, j], 0 for i < j.
 
     Each column is summed by itself: subtracting two sums from the start would lose what a strong decay before both
-    leaves of the digits.
+    leaves of the digits. The masks are constants; see `attention._cpu` for what computed ones cost.
     """
-    steps = jnp.arange(log_decay.shape[-1])
+    steps = np.arange(log_decay.shape[-1])
     after = steps[:, None] > steps[None, :]
     sums = jnp.cumsum(jnp.where(after, log_decay[..., :, None], 0.0), axis=-2)
     return jnp.where(steps[:, None] >= steps[None, :], jnp.exp(sums), 0.0)
