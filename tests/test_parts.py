@@ -54,14 +54,14 @@ def trained(files: dict[str, Any], start: int, stops: list[int], **more: Any) ->
     return result
 
 
-def test_each_task_is_learnt_as_if_it_were_alone(traced: Any, files: dict[str, Any]) -> None:
+def test_each_task_is_learnt_as_if_it_were_alone(traced: tuple[dict[str, bytes], int], files: dict[str, Any]) -> None:
     (point, _), *_ = trained(files, 0, [40])["points"]
     train, validation = SPACE.task.split("train"), SPACE.task.split("validation")
     for index, name in enumerate(SPACE.task.parts):
         rows = slice(200 * index, 200 * (index + 1))
         alone = dataclasses.replace(SPACE, task=dataclasses.replace(SPACE.task, parts=()))
         mine, other = (Split(split.inputs[rows], split.targets[rows]) for split in (train, validation))
-        engine = Engine(alone, *traced, mine, other, HOW)
+        engine = Engine(alone, traced[0], traced[1], mine, other, HOW)
         carry = jax.tree.map(jax.numpy.asarray, (*engine.init(3), np.uint32(0)))
         carry, _ = engine.train({"lr": 0.03, "wd": 0.01, "seed": 3}, 0, 40, carry)
         assert engine.evaluate(carry)[1] == point["parts"][name]
