@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nas.progress import one_line, plain_console, short, size, visible
-from nas.records import Failure, Value
+from nas.records import Failure, Point, Value
 from nas.standings import Records, Row, rank, reason, untraced
 from nas.store import Entry, StoreError
 
@@ -97,7 +97,7 @@ def _write_trials(console: Console, records: Records, candidate: int) -> None:
     for heading in ("trial", "arm", "steps", "train loss", "loss", "score", "seed", "numbers"):
         right = heading in ("trial", "steps", "train loss", "loss", "score", "seed")
         table.add_column(heading, justify="right" if right else "left", no_wrap=heading != "numbers")
-    failures = []
+    failures, by_task = [], list[str]()
     at_values = untraced(records.tasks)
     for trial in trials:
         drawn = Text(" ".join(f"{one_line(key)}={_number(v)}" for key, v in {**trial.recipe, **trial.values}.items()))
@@ -111,13 +111,23 @@ def _write_trials(console: Console, records: Records, candidate: int) -> None:
             who = (str(trial.id), Text(one_line(trial.arm)))
             table.add_row(*(who if about else ("", "")), f"{point.step:,}", *losses, *about)
             about = ()
+            by_task += _by_task(trial.id, point, digits, len(records.config.get("parts", ())))
         if trial.id in at_values:
             failures.append(f"trial {trial.id} gave no program: {at_values[trial.id]}")
     console.print(Text("\ntrials" if trials else "\nno trials", style="bold"))
     if table.row_count:
         console.print(table)
-    for text in failures:
+    for text in (*by_task, *failures):
         console.print(Text(one_line(text)))
+
+
+def _by_task(trial: int, point: Point, digits: int, tasks: int) -> list[str]:
+    """A point's scores of each task, as a line, where a space has several."""
+    if not point.parts:
+        return []
+    scores = ", ".join(f"{name} {score:.{digits}f}" for name, score in point.parts.items())
+    why = "; left there, and its score is what these let expect" if len(point.parts) < tasks else ""
+    return [f"trial {trial} at {point.step:,}: {scores}{why}"]
 
 
 def _number(value: Value) -> str:

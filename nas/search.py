@@ -245,6 +245,7 @@ def _create(
         "decimals": space.task.decimals,
         "ladder": {"steps": list(space.ladder.steps), "eta": space.ladder.eta, "draws": space.ladder.draws},
         "batch": space.recipe.batch,
+        **({"parts": list(space.task.parts)} if space.task.parts else {}),
         **({"devices": parsed.devices_per_trial} if parsed.devices_per_trial > 1 else {}),
         "baseline_seeds": space.baseline_seeds,
         "budget": parsed.budget,

@@ -1,6 +1,7 @@
 """Spaces of several tasks: each has parameters of its own, the score is the mean, and what is hopeless is left."""
 
 import dataclasses
+import io
 import os
 
 os.environ["NPROC"] = "1"  # before any backend: CPU results depend on the number of threads
@@ -14,9 +15,11 @@ import pytest
 
 from nas import search
 from nas.admit.trace import trace
+from nas.dossier import write_candidate
 from nas.judge.parts import expected, hopeless
 from nas.records import Failure, hash_blobs, to_plain
 from nas.space import Split, load
+from nas.standings import read
 from nas.store import Store
 from nas.train.engine import Engine, Plan, prepare_job, train_job
 
@@ -110,3 +113,8 @@ def test_search_leaves_hopeless_trials_and_promotes_none_of_them(tmp_path: Path)
     assert left
     assert not left & {score.trial for score in scores if score.rung > 0}
     assert any(score.rung > 0 and score.point for score in scores)
+    trial = next(trial for trial in Store(tmp_path / "run").trials() if trial.id in left)
+    stream = io.StringIO()
+    write_candidate(read(Store(tmp_path / "run")), trial.candidate, stream)
+    shown = " ".join(stream.getvalue().split())
+    assert f"trial {trial.id} at 20: radius 1.8" in shown and "left there, and its score is what these let" in shown
