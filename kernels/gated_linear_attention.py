@@ -146,6 +146,8 @@ def _in_chunks(size: int, q: jax.Array, k: jax.Array, v: jax.Array, log_decay: j
     wide = accumulation(q.dtype, k.dtype, v.dtype, log_decay.dtype)
     like, empty = q, empty_state(k, v, wide)
     q, k, v, log_decay = (by_chunk(array, size, wide) for array in (q, k, v, log_decay))
+    # Minus infinity forgets all, as anything from -104 on does in float32; times 0, in sums, it would be no number.
+    log_decay = jnp.maximum(log_decay, -1e4)
     if one_decay:
         between = decays_between(log_decay[..., 0])
         scores = product("...ik,...jk->...ij", q, k, narrow) * between

@@ -270,7 +270,8 @@ class History:
     def bar(self) -> Mapping[str, float]:
         """Each task's score of the last trial that the first rung would promote now; empty if it would promote none.
 
-        What is worse than that one on every task will not be promoted, so that it need not be trained on all of them.
+        What is worse than that one on every task is seldom promoted later, when places are added; so it need not be
+        trained on all of them.
         """
         results = self.results[0]
         whole = [result for result in ranked(results, self.space.task.maximize) if result.trial not in self.left]

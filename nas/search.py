@@ -9,8 +9,6 @@ import argparse
 import contextlib
 import importlib.metadata
 import importlib.util
-import os
-import re
 import sys
 import time
 import traceback
@@ -34,7 +32,7 @@ from nas.records import to_plain
 from nas.space import SearchSpace, SpaceError, canonical, digest, file_name, load, names, with_options
 from nas.standings import board, read
 from nas.store import Store, StoreError
-from nas.workplace import accelerators, cores, default_workers, open_workplace
+from nas.workplace import cores, default_workers, devices_here, open_workplace
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "optuna", "numpy")
 
@@ -117,13 +115,15 @@ def _run(parsed: argparse.Namespace, arguments: Sequence[str] | None, client: An
         kept = ("space", "budget", "seed", "lookahead", "order", "confirm", "control")
         made = parser()
         made.set_defaults(**{key: replayed[1].get(key) for key in kept})
+        made.set_defaults(devices_per_trial=replayed[1].get("devices", 1))
         parsed = made.parse_args(arguments)
     _check(parsed)
     store = Store(parsed.resume, write=True) if parsed.resume else None
     options = {name: text for name in ("data", "size") if (text := getattr(parsed, name)) is not None}
     reference = store.config["space"] if store else canonical(with_options(parsed.space, options))
     space = load(reference)
-    _check_devices(space, parsed.devices_per_trial)
+    if store is None:
+        _check_devices(space, parsed.devices_per_trial)
     if parsed.dry_run:
         return _dry_run(space, reference, parsed)
     workers = parsed.workers or default_workers()
@@ -221,9 +221,7 @@ def _check_devices(space: SearchSpace, devices: int) -> None:
     """Refuse a number of devices that there are not, or that does not divide the batches."""
     if devices < 1:
         raise UsageError(f"--devices-per-trial {devices}: give 1 or more, or leave it out")
-    pretended = re.search(r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
-    there = len(accelerators()) or (int(pretended[1]) if pretended else 1)
-    if devices > there:
+    if devices > (there := devices_here()):
         raise UsageError(f"--devices-per-trial {devices}: this machine has {there}; give that many or fewer")
     for name, size in (("microbatch", space.recipe.microbatch), ("eval_batch", space.recipe.eval_batch)):
         if size % devices:

@@ -154,6 +154,8 @@ class Recipe:
             raise ValueError(
                 f"Recipe(accumulate={self.accumulate}): it must be 1 or more and divide batch={self.batch}; change it"
             )
+        if self.optimizer not in ("adamw", "muon"):
+            raise ValueError(f"Recipe(optimizer='{self.optimizer}'): it is adamw or muon; name one of them")
 
     @property
     def microbatch(self) -> int:
@@ -242,6 +244,9 @@ class SearchSpace:
       scale: how the space is made larger, by axis (`width`, `depth`, `data`, `steps`, …): a function of the space and a
         whole factor. Candidates stay as they are, validation and test split too; limits grow along, or go. No score of
         the space itself depends on it. `load("name@width=2")` gives what it makes.
+      options: what a person may choose of the space (`data`, `size`, …): a function of the space and a text, by name.
+        `load("name?size=gpu")` gives what it makes. One that changes the data has to give the task an `identity`; a
+        `data` is a path, if there is a file or folder of that name.
     """
 
     name: str
@@ -372,7 +377,8 @@ def _chosen(space: SearchSpace, reference: str, option: str, text: str) -> Searc
         made = space.options[option](space, text)
     except (ValueError, OSError) as error:
         raise SpaceError(f"space '{reference}', {option}={text}: {' '.join(str(error).split())}") from error
-    return replace(made, name=f"{space.name}{'&' if '?' in space.name else '?'}{option}={Path(text).name}")
+    shown = text if made.task.identity is None else Path(text).resolve().name  # the identity tells which file it was
+    return replace(made, name=f"{space.name}{'&' if '?' in space.name else '?'}{option}={shown}")
 
 
 def _parts(reference: str) -> tuple[str, str, int]:

@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -110,7 +111,7 @@ def _declarations(space: SearchSpace) -> Iterator[Check]:
 
 
 def _identity(space: SearchSpace) -> str | None:
-    plain = space.name.partition("@")[0].replace(":", "_")  # a space that was made larger is called name@axis=factor
+    plain = re.split("[?@]", space.name)[0].replace(":", "_")  # of what was chosen or made larger: name?size=gpu@axis=2
     if not (plain.isidentifier() and plain == plain.lower()):
         return f"name {space.name!r} is not lower-case letters, digits and _; rename it, with :variant for a variant"
     if not (isinstance(space.version, int) and space.version >= 1):
@@ -215,10 +216,15 @@ def _split(space: SearchSpace, name: str, splits: dict[str, Split], digest: str)
         return f"{found}; the contract says {contract.input_dtype} {contract.input_shape}"
     if targets.dtype.itemsize > 4:
         return f"targets are {targets.dtype}; make them int32 or float32, the widest that JAX keeps"
+    tasks, whole = len(space.task.parts) or 1, inputs
+    if len(whole) % tasks:
+        return f"{len(whole)} examples of {tasks} tasks; make as many of each, one task after the other"
+    inputs = whole[: len(whole) // tasks]
     if name == "train" and len(inputs) < recipe.batch:
         return f"{len(inputs)} examples do not fill a batch of {recipe.batch}; make more, or a smaller recipe.batch"
     if name != "train" and (len(inputs) == 0 or len(inputs) % recipe.eval_batch):
         return f"recipe.eval_batch={recipe.eval_batch} does not divide {len(inputs)} examples; choose a divisor"
+    inputs = whole
     same = all(np.array_equal(a, b) for a, b in zip((inputs, targets), again, strict=True))
     if not same or _hash(splits[name]) != digest:
         return "two calls, or two processes, give different examples; make them from a fixed seed of their own"

@@ -7,6 +7,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -41,6 +42,10 @@ def open_workplace(store: Store, space: SearchSpace, workers: int) -> Iterator[W
         text = f"'{store.folder}' was made with another state of space '{space.name}@{store.config['space_version']}'"
         what = "file or its data" if space.task.identity else "file"
         raise StoreError(f"{text}; restore the space's {what}, or start a new run")
+    devices = store.config.get("devices", 1)
+    if devices > (there := devices_here()):
+        text = f"a trial of '{store.folder}' has {devices} devices and this machine has {there}"
+        raise StoreError(f"{text}; go on where there are as many")
     found, reference = accelerators(), store.config["space"]
     with LocalExecutor(workers, preload(space), found) as executor:
         kind = found[0].partition(":")[0] if found else "cpu"
@@ -48,7 +53,7 @@ def open_workplace(store: Store, space: SearchSpace, workers: int) -> Iterator[W
             executor,
             Place(
                 reference=reference, space=space, store=store, examples=_prepare(executor, store, reference),
-                accelerators=len(found), platform=kind, devices=store.config.get("devices", 1),
+                accelerators=len(found), platform=kind, devices=devices,
             ),
         )  # fmt: skip
 
@@ -61,6 +66,12 @@ def default_workers() -> int:
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def devices_here() -> int:
+    """Devices that a trial could have: accelerators, or what a CPU is told to pretend to be."""
+    pretended = re.search(r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    return len(accelerators()) or (int(pretended[1]) if pretended else 1)
 
 
 def accelerators() -> Sequence[str]:

@@ -208,6 +208,24 @@ def test_infinite_outputs_are_no_leak() -> None:
     assert found(overflowing) is None
 
 
+def test_infinity_that_tells_the_next_input_is_a_leak() -> None:
+    def excluding(x: np.ndarray) -> np.ndarray:
+        outputs = np.cumsum(x @ WEIGHTS, axis=1)
+        return np.where(np.roll(x[:, :, :1], -1, axis=1) > 0, outputs, -np.inf)
+
+    leak = found(excluding)
+    assert leak is not None and leak.rule == "time"
+
+
+def test_leak_behind_what_is_added_to_all_logits_is_found() -> None:
+    def shifted(x: np.ndarray) -> np.ndarray:
+        told = 20 * (np.roll(x[:, :, :1], -1, axis=1) > 0) * np.arange(WEIGHTS.shape[1])
+        return (told + 6e7 * np.cos(17 * x[:, :, :1])).astype(np.float64)
+
+    leak = found(shifted)
+    assert leak is not None and leak.rule == "time"
+
+
 def test_examples_that_depend_on_each_other_at_a_position_pass_if_they_may() -> None:
     def centred(x: np.ndarray) -> np.ndarray:
         return np.cumsum(x - x.mean(axis=0), axis=1)

@@ -99,6 +99,18 @@ def test_test_split_of_changed_data_is_not_made(tmp_path: Path) -> None:
         _test(Stand(), [], tmp_path / "scores", tmp_path / "data")  # type: ignore[arg-type]
 
 
+def test_run_of_more_devices_than_there_are_is_not_continued(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+    assert run(tmp_path, "--space", CHOSEN, "--devices-per-trial", "2", "--name", "run", "--confirm", "0") == 0
+    assert all(score.point for score in Store(tmp_path / "run").scores())
+    monkeypatch.delenv("XLA_FLAGS")
+    capsys.readouterr()
+    assert search.main(["--resume", str(tmp_path / "run"), "--confirm", "1"]) == 2
+    assert "has 2 devices and this machine has 1; go on where there are as many" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("count", "said"), [("0", "give 1 or more"), ("2", "this machine has 1; give that many or fewer")]
 )

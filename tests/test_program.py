@@ -20,12 +20,13 @@ from jax import export, lax
 from jax.extend import mlir as artifacts
 from jax.interpreters import mlir
 
+from nas.admit import admit, stablehlo
 from nas.admit import program as checks
-from nas.admit import stablehlo
 from nas.admit.cost import count
 from nas.admit.program import check, check_job
 from nas.admit.stablehlo import Reader
 from nas.admit.trace import trace
+from nas.execute import Event
 from nas.records import ARTIFACTS, Failure, Program, to_plain
 from nas.space import Contract, Grammar, Ladder, Recipe, SearchSpace, Spec, Split, Task
 
@@ -686,3 +687,23 @@ def test_job_returns_as_plain_data_what_check_returns(tmp_path: Path, limit: int
 def test_import_needs_no_jax() -> None:
     code = f"import sys; import {checks.__name__}; assert not {{'jax', 'flax', 'jaxlib'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("said", [None, [1], {}, {"failure": {"oops": 1}}, {"blobs": 3}, {"failure": {"rule": 1}}])
+def test_tracer_that_answers_nonsense_is_the_candidates_failure(said: Any) -> None:
+    flow = admit("mnist1d", "", {})
+    (job,) = next(flow)
+    with pytest.raises(StopIteration) as stop:
+        flow.send([Event(job_id=job.id, kind="done", result=said)])
+    assert isinstance(stop.value.value, Failure) and stop.value.value.rule == "malformed"
+
+
+def test_tracer_cannot_blame_the_machine_or_tell_a_novel() -> None:
+    flow = admit("mnist1d", "", {})
+    (job,) = next(flow)
+    told = {"stage": "machine", "rule": "shape", "message": "\x1b[2J" + 10_000 * "a", "line": 3, "blame": "machine"}
+    with pytest.raises(StopIteration) as stop:
+        flow.send([Event(job_id=job.id, kind="done", result={"failure": told})])
+    failure = stop.value.value
+    assert (failure.stage, failure.blame, failure.line) == ("trace", "candidate", 3)
+    assert len(failure.message) == 400 and failure.message.isprintable()

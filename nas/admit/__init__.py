@@ -57,25 +57,27 @@ def admit(
     (traced,) = yield [_sealed(f"{tag}.trace", "nas.admit.trace:trace_job", payload, priority)]
     if traced.kind != "done":
         return _ended("trace", traced)
-    if "failure" in traced.result:
-        return Failure(**traced.result["failure"])
-    blobs, leaves = traced.result["blobs"], traced.result["param_leaves"]
+    told = traced.result if isinstance(traced.result, dict) else {}
+    if not isinstance(told.get("blobs"), dict) or "param_leaves" not in told:
+        return _refusal(told.get("failure"), "trace")
+    blobs, leaves = told["blobs"], told["param_leaves"]
     payload = {"space": space, "blobs": blobs, "param_leaves": leaves, "platform": platform}
     (checked,) = yield [_sealed(f"{tag}.check", "nas.admit.program:check_job", payload, priority)]
     if checked.kind != "done":
         return _ended("program", checked)
-    if "failure" in checked.result:
-        return Failure(**checked.result["failure"])
-    facts = checked.result["program"]
-    if facts["digest"] != hash_blobs(blobs):
+    told = checked.result if isinstance(checked.result, dict) else {}
+    facts = told.get("program")
+    if not isinstance(facts, dict):
+        return _refusal(told.get("failure"), "program")
+    if facts.get("digest") != hash_blobs(blobs):
         message = "the check answered about other bytes than it was given; write the candidate in plainer operations"
         return Failure(stage="program", rule="digest", message=message)
     payload |= {"flops": facts["cost"]["flops"]}
     (tried,) = yield [_sealed(f"{tag}.leaks", "nas.admit.leaks:leak_job", payload, priority, LEAK_TIMEOUT_S)]
     if tried.kind != "done":
         return _ended("leak", tried, LEAK_TIMEOUT_S)
-    if tried.result["failure"] is not None:
-        return Failure(**tried.result["failure"])
+    if tried.result != {"failure": None}:
+        return _refusal(tried.result.get("failure") if isinstance(tried.result, dict) else None, "leak")
     return Admitted(blobs=blobs, facts=facts)
 
 
@@ -84,6 +86,16 @@ def _sealed(
 ) -> Job:
     need = Need(memory_bytes=TRACE_MEMORY_BYTES)
     return Job(id=name, entry=entry, payload=payload, need=need, timeout_s=timeout_s, priority=priority, sealed=True)
+
+
+def _refusal(told: Any, stage: Any) -> Failure:
+    """Why a sealed job refuses a candidate: what it says is text from the other side, and blame is not its to say."""
+    plain = told if isinstance(told, dict) else {}
+    rule, message, line = plain.get("rule"), plain.get("message"), plain.get("line")
+    if not isinstance(rule, str) or not isinstance(message, str):
+        return Failure(stage=stage, rule="malformed", message="neither a program nor a reason came back; write it anew")
+    text = "".join(ch for ch in message if ch.isprintable())[:400]
+    return Failure(stage=stage, rule=rule[:40], message=text, line=line if type(line) is int else None)
 
 
 def _ended(stage: Any, event: Event, timeout_s: float = TRACE_TIMEOUT_S) -> Failure:

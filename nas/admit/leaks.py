@@ -244,10 +244,11 @@ def _mixed(
         return None
     order = np.random.default_rng(rows).permutation(rows)
     for kept in (order % 2 == 0, order % 2 == 1):
-        movement = _by_row(_movement(evaluate(np.where(_placed(kept, inputs), inputs, others)), outputs)) * kept
+        changed = evaluate(np.where(_placed(kept, inputs), inputs, others))
+        movement = _by_row(_movement(changed, outputs, axes=2)) * kept
         if movement.max() > allowed.same:
             return Leak(rule="batch", moved=float(movement.max()), row=int(movement.argmax()))
-    movement = _by_row(_movement(evaluate(inputs[order]), outputs[order]))
+    movement = _by_row(_movement(evaluate(inputs[order]), outputs[order], axes=2))
     if (movement > allowed.shifted).mean() > SHIFT_SHARE:
         return Leak(rule="batch", moved=float(movement.max()), row=int(order[movement.argmax()]))
     return None
@@ -260,12 +261,29 @@ def _constant(outputs: np.ndarray) -> Leak | None:
     return Leak(rule="constant") if same else None
 
 
-def _movement(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
+def _movement(found: np.ndarray, expected: np.ndarray, *, axes: int = 3) -> np.ndarray:
     """How far outputs moved: |found - expected| / their spread over the batch, elementwise.
 
     What spreads less than is usual is measured by what is usual. The largest output would be the wrong measure: one
-    enormous logit that no target asks for would hide the others. Where one of both is not finite, nothing moved.
+    enormous logit that no target asks for would hide the others. Where outputs of a position are compared with each
+    other, as logits are, so is what is left of them without their mean: what is added to all of them, however large,
+    says nothing and would hide what does. An infinity that comes or goes moves without bound; where there is no number,
+    nothing moved.
     """
+    movement = _relative(found, expected)
+    if found.ndim >= axes:  # in time, the last axis of (B, T) is no set of logits
+        movement = np.maximum(movement, _relative(_without_mean(found), _without_mean(expected)))
+    infinite = (np.isinf(found) | np.isinf(expected)) & ~np.isnan(found) & ~np.isnan(expected)
+    return np.where(infinite & (found != expected), np.float32(np.finfo(np.float32).max), movement)
+
+
+def _without_mean(outputs: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):  # infinities have no mean
+        wide = outputs.astype(np.float64)
+        return wide - wide.mean(axis=-1, keepdims=True)
+
+
+def _relative(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
     finite = np.isfinite(found) & np.isfinite(expected)
     before, after = (np.where(finite, array, 0).astype(np.float32) for array in (expected, found))
     spread = np.ptp(before, axis=0) if len(before) > 1 else np.abs(before[0])

@@ -55,7 +55,9 @@ def trace(
 
     jax.config.update("jax_traceback_in_locations_limit", 0)
     if space.spec.scan is None:
-        space = replace(space, spec=replace(space.spec, scan=platform != "cpu"))
+        # Muon knows a matrix by its two axes, and stacked layers have one more.
+        stacked = platform != "cpu" and space.recipe.optimizer != "muon"
+        space = replace(space, spec=replace(space.spec, scan=stacked))
     try:
         return export_all(functions(space, execute(source, space.scope), SimpleNamespace(**values)), space, platform)
     except (KeyboardInterrupt, SystemExit):

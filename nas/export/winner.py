@@ -7,6 +7,7 @@ nothing new is asked of it, but whoever has the folder can tune on it.
 """
 
 import contextlib
+import functools
 import json
 import os
 import tempfile
@@ -174,6 +175,9 @@ def _space(store: Store) -> SearchSpace:
     if digest(space) != store.config["space_digest"]:
         text = f"'{store.folder}' was made with another state of space '{space.name}@{store.config['space_version']}'"
         raise StoreError(f"{text}; restore the space's file, then export")
+    if space.task.parts or space.spec.dtype != "float32" or isinstance(space.skeleton, functools.partial):
+        text = "of several tasks, in another dtype than float32, or in a skeleton of the sequence spaces"
+        raise StoreError(f"a network {text} cannot be exported yet; nas.leaderboard --show ID prints its source")
     return space
 
 

@@ -317,11 +317,11 @@ class Engine:
             if self.how.mode == "scan":
                 carry, loss = executable(carry, numbers, self.data, rows)
             else:
-                parts = []
+                each = []
                 for row in rows:
                     carry, loss = executable(carry, numbers, self.data, row)
-                    parts.append(loss)
-                loss = np.mean([float(part) for part in parts])
+                    each.append(loss)
+                loss = np.mean([float(one) for one in each])
             if index < TIMED:
                 loss = float(loss)  # waits for it
                 self.step_s = min(self.step_s, (time.perf_counter() - began) / self.how.chunk)
@@ -361,8 +361,8 @@ class Engine:
             lowered = jax.jit(self._evaluation(each=True)).lower(params, state, opt, *batch(0))
             self._each = self._timed_compile(lowered, self.how.eval_level)
         compiled, count = self._each, len(examples.inputs) // self.space.recipe.eval_batch
-        parts = [compiled(params, state, opt, *batch(index)) for index in range(count)]
-        losses, scores = (np.concatenate([np.asarray(part[i], np.float32) for part in parts]) for i in (0, 1))
+        found = [compiled(params, state, opt, *batch(index)) for index in range(count)]
+        losses, scores = (np.concatenate([np.asarray(one[i], np.float32) for one in found]) for i in (0, 1))
         return losses, scores
 
     def time_inference(self, carry: Any) -> float:
@@ -497,8 +497,7 @@ def prepare_job(space: str, folder: str) -> dict[str, int]:
 
 def read_split(folder: str, name: str) -> Split:
     """Map a split that `prepare_job` wrote."""
-    parts = (np.load(Path(folder) / f"{name}.{part}.npy", mmap_mode="r") for part in Split._fields)
-    return Split(*parts)
+    return Split(*(np.load(Path(folder) / f"{name}.{part}.npy", mmap_mode="r") for part in Split._fields))
 
 
 def train_job(
@@ -541,6 +540,8 @@ def train_job(
     import jax
 
     configure(cache)
+    if devices > 1 and os.environ.get("JAX_PLATFORMS") == "cpu":
+        jax.config.update("jax_num_cpu_devices", devices)  # what a test of this asks for; a job has no XLA_FLAGS
     loaded = load(space)
     jax.devices()  # opens the backend
     spent = {"start": clock() - began, "compile": 0.0, "train": 0.0, "evaluate": 0.0, "checkpoint": 0.0}

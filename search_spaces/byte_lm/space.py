@@ -164,7 +164,9 @@ def with_size(space: SearchSpace, size: str) -> SearchSpace:
         raise ValueError(f"there is no size '{size}'; there are {', '.join(SIZES)}. Name one of them.")
     spec, recipe, ladder, times = SIZES[size]
     made = grammar(space.scope, depth=spec.depth)
-    return _fitted(dataclasses.replace(space, recipe=recipe, ladder=ladder, grammar=made), spec=spec, times=times)
+    told = guidance(space.scope, spec)
+    sized = dataclasses.replace(space, recipe=recipe, ladder=ladder, grammar=made, guidance=told)
+    return _fitted(sized, spec=spec, times=times)
 
 
 SIZES: dict[str, tuple[Spec, Recipe, Ladder, int]] = {
@@ -200,8 +202,8 @@ SIZES: dict[str, tuple[Spec, Recipe, Ladder, int]] = {
 
 _TEXT = """\
 The next byte of real text, by default of the Python library's sources: identifiers that come back after hundreds of
-bytes, indentation, brackets and quotes to be closed, English in comments and docstrings. A window has T bytes ({T} at
-the small size) and nothing is known of what came before it. Scored in bits per byte, the mean over all positions: the
+bytes, indentation, brackets and quotes to be closed, English in comments and docstrings. A window has {T} bytes
+and nothing is known of what came before it. Scored in bits per byte, the mean over all positions: the
 first bytes of a window count as much as the last, so what is learnt from few bytes (bigrams, words, indentation) weighs
 most at the first rungs, and what looks far back pays later.
 
@@ -242,6 +244,11 @@ goes where, how often, shared or not, in parallel or in turn, is the design.
 }
 
 
+def guidance(scope: Scope, spec: Spec) -> str:
+    """The page for whoever writes candidates of a scope and a size."""
+    return (_ASKED[scope] + _TEXT).format(T=spec.length, depth=spec.depth, layers=2 * spec.depth)
+
+
 def space(
     path: Path | None = None, *, scope: Scope = "Mixer", size: str = "cpu", vocab: int = corpus.GPT2
 ) -> SearchSpace:
@@ -267,7 +274,7 @@ def space(
         ladder=ladder,
         grammar=grammar(scope, depth=spec.depth),
         baselines=sequence.baselines(scope),
-        guidance=(_ASKED[scope] + _TEXT).format(T=spec.length, depth=spec.depth, layers=2 * spec.depth),
+        guidance=guidance(scope, spec),
         skeleton=functools.partial(sequence.language_model, scope=scope),
         baseline_seeds=2,
         scale=scale,

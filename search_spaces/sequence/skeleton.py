@@ -49,7 +49,8 @@ class LanguageModel(nnx.Module):
         tied: bool = True,
         decoded: int = 0,
     ) -> None:
-        self.scan, self.remat = bool(spec.scan) and scope != "Stack", spec.remat
+        # A stack is one layer here; those inside it are rematerialised one by one.
+        self.scan, self.remat = (flag and scope != "Stack" for flag in (bool(spec.scan), spec.remat))
         start = spec.width**-0.5 if tied else 1.0
         self.scale = 1.0 / start
         self.embedding = nnx.Param(start * jax.random.normal(rngs.params(), (spec.vocab, spec.width)))
