@@ -1,5 +1,6 @@
 """The whole loop on a space that trains in a blink: equal, killed, resumed, stopped, and fed nonsense."""
 
+import contextlib
 import json
 import os
 import random
@@ -319,7 +320,10 @@ def test_environment_secrets_reach_no_candidate(tmp_path: Path) -> None:
                 except OSError:
                     continue
                 seen.add(child)
-                assert b"canary" not in text
+                if b"canary" in text:  # until it has become its own program, a new process shows what its parent has
+                    time.sleep(0.5)
+                    with contextlib.suppress(OSError):
+                        assert b"canary" not in Path(f"/proc/{child}/environ").read_bytes()
             time.sleep(0.05)
     finally:
         process.kill()
