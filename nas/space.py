@@ -277,12 +277,19 @@ _LATER = ("accumulate", "optimizer", "dtype", "remat", "scan")
 
 
 def digest(space: SearchSpace) -> str:
-    """Short hash of everything a score depends on that can be hashed, for the run's record."""
+    """Short hash of everything a score depends on that can be hashed, for the run's record.
+
+    Raises:
+      SpaceError: data that it is part of cannot be read; one line.
+    """
     records = [space.spec, space.contract, space.recipe, space.ladder]
     parts: list[Any] = [space.name, space.version, space.scope, *map(_Stated, records)]
     parts += [sorted(space.baselines.items()), space.baseline_seeds]
     parts += [space.task.parts] if space.task.parts else []
-    parts += [space.task.identity()] if space.task.identity else []
+    try:
+        parts += [space.task.identity()] if space.task.identity else []
+    except (ValueError, OSError) as error:
+        raise SpaceError(f"space '{space.name}' has no data: {' '.join(str(error).split())}") from error
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 

@@ -63,6 +63,25 @@ def test_digest_depends_on_the_data_and_not_on_where_it_lies(tmp_path: Path) -> 
     assert digest(same) == digest(moved) != digest(other)
 
 
+BAD = {
+    "empty.txt": (b"", "is empty. Give a file with text in it"),
+    "binary.txt": (b"\x00\x01" * 5_000, "has zero bytes, so it is no text"),
+    "short.txt": (b"one line\n", "Give more text"),
+    "tokens.bin": (b"\xff\xff" * 50_000, "has token 65535; vocab=50257 allows less"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_text_that_cannot_be_used_is_told_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    content, said = BAD[name]
+    (tmp_path / name).write_bytes(content)
+    assert run(tmp_path, "--space", "byte_lm", "--data", str(tmp_path / name), "--name", "run") == 2
+    told = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("time=")]
+    assert len(told) == 1 and said in told[0]
+
+
 def run(tmp_path: Path, *more: str) -> int:
     return search.main(["--budget", "4", "--workers", "2", "--results", str(tmp_path), *more])
 
