@@ -222,31 +222,10 @@ every design. A fixed state forgets and attention does not, but at these lengths
 nearly all there is. Decays want a spread: some features that keep two bytes, some that keep a hundred.
 """
 
-_ASKED = {
-    "Mixer": """\
-You write the mixer of a block: (B, T, D) to (B, T, D). The skeleton norms its input, adds its output to the stream and
-has a SwiGLU of its own after it; it stacks {depth} such blocks, each with parameters of its own.
-
-""",
-    "Block": """\
-You write a whole block, (B, T, D) to (B, T, D), with its norms and residuals, its mixing of positions and its MLP; the
-skeleton stacks {depth} of them, each with parameters of its own.
-
-""",
-    "Stack": """\
-You write the whole middle, (B, T, D) to (B, T, D): a pattern of the primitives of `layers` (Attention, SlidingWindow,
-Recurrence, GatedLinearAttention, DeltaRule, Convolution, MLP, GatedMLP, RoutedMLP), each made as
-`self.first = layers.Attention(spec, rngs=rngs)` and used as `h = self.first(h)`. They bring norm and residual, and
-their sizes follow from spec: a mixer has 4 D^2 parameters, an MLP 8 D^2; the limits allow about {layers} of them. What
-goes where, how often, shared or not, in parallel or in turn, is the design.
-
-""",
-}
-
 
 def guidance(scope: Scope, spec: Spec) -> str:
     """The page for whoever writes candidates of a scope and a size."""
-    return (_ASKED[scope] + _TEXT).format(T=spec.length, depth=spec.depth, layers=2 * spec.depth)
+    return (sequence.ASKED[scope] + _TEXT).format(T=spec.length, depth=spec.depth, layers=2 * spec.depth)
 
 
 def space(

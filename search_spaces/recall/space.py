@@ -153,27 +153,6 @@ delta_rule(q, k, v, beta, log_decay), linear_recurrence(a, b), short_convolution
 q, k, v of shape (B, T, H, K). A lax.scan over T of your own is slower, and one step of it should do much.
 """
 
-_ASKED = {
-    "Mixer": """\
-You write the mixer of a block: (B, T, D) to (B, T, D). The skeleton norms its input, adds its output to the stream and
-has a SwiGLU of its own after it; it stacks {depth} such blocks, each with parameters of its own.
-
-""",
-    "Block": """\
-You write a whole block, (B, T, D) to (B, T, D), with its norms and residuals, its mixing of positions and its MLP; the
-skeleton stacks {depth} of them, each with parameters of its own.
-
-""",
-    "Stack": """\
-You write the whole middle, (B, T, D) to (B, T, D): a pattern of the primitives of `layers` (Attention, SlidingWindow,
-Recurrence, GatedLinearAttention, DeltaRule, Convolution, MLP, GatedMLP, RoutedMLP), each made as
-`self.first = layers.Attention(spec, rngs=rngs)` and used as `h = self.first(h)`. They bring norm and residual, and
-their sizes follow from spec: a mixer has 4 D^2 parameters, an MLP 8 D^2; the limits allow about {layers} of them. What
-goes where, how often, shared or not, in parallel or in turn, is the design.
-
-""",
-}
-
 
 def guidance(scope: Scope, spec: Spec, recipe: Recipe, ladder: Ladder) -> str:
     """What a writer of candidates is told."""
@@ -184,7 +163,7 @@ def guidance(scope: Scope, spec: Spec, recipe: Recipe, ladder: Ladder) -> str:
         "facts": memorised.half**memorised.key_length, "depth": spec.depth, "layers": 2 * spec.depth,
         "first": ladder.steps[0], "last": ladder.steps[-1], "batch": recipe.batch,
     }  # fmt: skip
-    return (_ASKED[scope] + _TASKS + _KNOWN).format(**numbers)
+    return (sequence.ASKED[scope] + _TASKS + _KNOWN).format(**numbers)
 
 
 def space(*, scope: Scope = "Mixer") -> SearchSpace:

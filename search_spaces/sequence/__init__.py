@@ -12,6 +12,28 @@ from nas.space import Scope, Spec, read_sources
 FOLDER = Path(__file__).parent
 SCOPES: tuple[Scope, ...] = ("Mixer", "Block", "Stack")
 
+ASKED: dict[Scope, str] = {
+    "Mixer": """\
+You write the mixer of a block: (B, T, D) to (B, T, D). The skeleton norms its input, adds its output to the stream and
+has a SwiGLU of its own after it; it stacks {depth} such blocks, each with parameters of its own.
+
+""",
+    "Block": """\
+You write a whole block, (B, T, D) to (B, T, D), with its norms and residuals, its mixing of positions and its MLP; the
+skeleton stacks {depth} of them, each with parameters of its own.
+
+""",
+    "Stack": """\
+You write the whole middle, (B, T, D) to (B, T, D): a pattern of the primitives of `layers` (Attention, SlidingWindow,
+Recurrence, GatedLinearAttention, DeltaRule, Convolution, MLP, GatedMLP, RoutedMLP), each made as
+`self.first = layers.Attention(spec, rngs=rngs)` and used as `h = self.first(h)`. They bring norm and residual, and
+their sizes follow from spec: a mixer has 4 D^2 parameters, an MLP 8 D^2; the limits allow about {layers} of them. What
+goes where, how often, shared or not, in parallel or in turn, is the design.
+
+""",
+}
+"""What a page of guidance says first: what is written at a scope, with `depth` and `layers` to be put in."""
+
 
 def baselines(scope: Scope) -> dict[str, str]:
     """Sources of known architectures of a scope by name, in the order in which they are trained."""
