@@ -127,7 +127,7 @@ def step(space: SearchSpace, name: str, chunks: int, flops_per_s: float) -> dict
     how = plan(program.traits, program.cost.flops, space, len(validation.inputs), platform())
     engine = Engine(space, *found, train, validation, how)
     (carry,) = engine.placed([(*engine.init(1), np.uint32(0))])
-    engine._compiled_step(carry)
+    engine.compiled_step(carry)
     compiled = time.perf_counter() - began
     times, start, losses = list[float](), 0, list[float]()
     for _ in range(chunks + 1):

@@ -23,7 +23,7 @@ from nas.flows import Outcome, Place, admission, first_rung, preload
 from nas.records import Trial, defaults
 from nas.space import Ladder, load, read_sources
 from nas.store import Store
-from nas.train.engine import read_split
+from nas.train.job import read_split
 
 CANDIDATES = Path(__file__).parent / "candidates"
 LEARNING_RATES = (0.05, 0.02, 0.1)

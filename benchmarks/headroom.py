@@ -32,7 +32,7 @@ from nas.records import Trial, defaults
 from nas.space import Ladder, load
 from nas.standings import Records, Row, rank, read
 from nas.store import Store, StoreError
-from nas.train.engine import prepare_job
+from nas.train.job import prepare_job
 
 
 def found(folders: Sequence[Path]) -> tuple[Records, Row, int]:

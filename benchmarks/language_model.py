@@ -200,7 +200,7 @@ class _OfEngine:
     def __init__(self, engine: Engine) -> None:
         self.engine, self.chunk = engine, engine.how.chunk
         (self.carry,) = engine.placed([(*engine.init(NUMBERS["seed"]), np.uint32(0))])
-        self.executable = engine._compiled_step(self.carry)
+        self.executable = engine.compiled_step(self.carry)
         self.numbers = (np.float32(NUMBERS["lr"]), np.float32(NUMBERS["wd"]), np.uint32(NUMBERS["seed"]))
 
     def run(self, rows: np.ndarray) -> float:

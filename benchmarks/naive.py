@@ -18,7 +18,8 @@ from flax import nnx
 from optax import contrib
 
 from nas.space import SearchSpace, load
-from nas.train.engine import read_split, rows_for
+from nas.train.engine import rows_for
+from nas.train.job import read_split
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

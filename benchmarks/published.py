@@ -32,7 +32,8 @@ from nas.flows import preload
 from nas.search_spaces.mnist1d import data as mnist1d
 from nas.space import Split, load
 from nas.store import write_file
-from nas.train.engine import Plan, plan, plan_to_plain, prepare_job, read_program, read_split
+from nas.train.engine import Plan, plan, plan_to_plain
+from nas.train.job import prepare_job, read_program, read_split
 
 if TYPE_CHECKING:
     from nas.train.engine import Engine

@@ -42,7 +42,8 @@ from nas.search_spaces.recall import data
 from nas.search_spaces.recall import space as recall
 from nas.space import SearchSpace
 from nas.store import write_file
-from nas.train.engine import plan, plan_to_plain, prepare_job
+from nas.train.engine import plan, plan_to_plain
+from nas.train.job import prepare_job
 
 MODULE = "benchmarks.recall"
 """This module, also where it runs as a program: jobs load its spaces by it."""
@@ -248,7 +249,7 @@ def _job(
         "cache": str(folder / "cache"), "start": 0, "stops": parsed.steps, "trials": [dict(trial) for trial in trials],
     }  # fmt: skip
     need = Need(cpus=1, memory_bytes=8 << 30)
-    entry = "nas.train.engine:train_job"
+    entry = "nas.train.job:train_job"
     return Job(id=f"{name}.{task}.{what}", entry=entry, payload=payload, need=need, timeout_s=TIMEOUT_S)
 
 

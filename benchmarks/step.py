@@ -149,7 +149,7 @@ class _Turn:
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.carry = engine, _carry(engine)
-        self.executable = engine._compiled_step(self.carry)
+        self.executable = engine.compiled_step(self.carry)
         self.numbers = (np.float32(NUMBERS["lr"]), np.float32(NUMBERS["wd"]), np.uint32(NUMBERS["seed"]))
 
     def seconds_a_step(self) -> float:

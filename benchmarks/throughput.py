@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import behind_wall, report
-from nas.train.engine import prepare_job, read_split
+from nas.train.job import prepare_job, read_split
 
 TARGETS = {1: 2.5, 3: 4.0}
 """Ratio of CPU seconds of a naive trial to one of ours, by draws a program."""

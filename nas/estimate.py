@@ -83,7 +83,7 @@ def _measure(space: SearchSpace, reference: str) -> Costs:
     """Trace, compile and train every baseline for one chunk of steps."""
     fixed = step = evaluate = 0.0
     with tempfile.TemporaryDirectory() as folder, LocalExecutor(workers=1) as executor:
-        data = _run(executor, "data", "nas.train.engine:prepare_job", {"space": reference, "folder": folder})
+        data = _run(executor, "data", "nas.train.job:prepare_job", {"space": reference, "folder": folder})
         for name, source in space.baselines.items():
             values = defaults(check(source, space.scope).tunables)
             began = time.monotonic()
@@ -92,7 +92,7 @@ def _measure(space: SearchSpace, reference: str) -> Costs:
             if not isinstance(admitted, Admitted):
                 raise ValueError(f"baseline '{name}' is not admitted: {admitted}")
             payload, steps = _payload(space, reference, admitted, Path(folder), data.result["validation"])
-            event = _run(executor, f"{name}.train", "nas.train.engine:train_job", payload)
+            event = _run(executor, f"{name}.train", "nas.train.job:train_job", payload)
             spent = event.result["spent"]
             fixed += spent["start"] + spent["compile"]
             step += spent["train"] / steps

@@ -31,6 +31,7 @@ PRELOAD = (
     "nas.admit.leaks",
     "nas.admit.skeleton",
     "nas.train.engine",
+    "nas.train.job",
     "nas.train.interpret",
 )
 """What a forkserver imports once, so that no job has to."""
@@ -221,7 +222,7 @@ def training(
     place: Place, name: str, facts: Mapping[str, Any], stops: Sequence[int], trials: Sequence[Mapping[str, Any]], *,
     start: int = 0, priority: int = 0,
 ) -> Job:  # fmt: skip
-    """A job that trains one program: see `nas.train.engine.train_job` for `stops`, `trials` and `start`."""
+    """A job that trains one program: see `nas.train.job.train_job` for `stops`, `trials` and `start`."""
     store = place.store
     payload = {
         "space": place.reference,
@@ -238,7 +239,7 @@ def training(
     }
     need = Need(cpus=1, accelerators=min(place.devices, place.accelerators), memory_bytes=TRAIN_MEMORY_BYTES)
     return Job(
-        id=name, entry="nas.train.engine:train_job", payload=payload, need=need,
+        id=name, entry="nas.train.job:train_job", payload=payload, need=need,
         timeout_s=TRAIN_TIMEOUT_S, attempts=3, priority=priority,
     )  # fmt: skip
 

@@ -98,7 +98,7 @@ class Scaling:
         folder = self.store.folder / "data" / f"{size.axis}-{size.factor}"
         note = folder / "sizes.json"
         if not note.exists():
-            job = Job(id=f"scale.{size.axis}.{size.factor}.data", entry="nas.train.engine:prepare_job",
+            job = Job(id=f"scale.{size.axis}.{size.factor}.data", entry="nas.train.job:prepare_job",
                       payload={"space": reference, "folder": str(folder)})  # fmt: skip
             (event,) = yield [job]
             if event.kind != "done":

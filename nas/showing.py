@@ -75,6 +75,7 @@ def shown(history: History, known: Known, trial: int | None = None) -> Shown:
         score=score,
         sigmas=_sigmas(history, score, rung),
         curve=[(point.step, point.train_loss, point.loss, point.score) for point in curve],
+        parts=curve[-1].parts if curve else {},
         profile=facts.get("profile", {}),
         parents=candidate.parents,
     )

@@ -517,7 +517,7 @@ def _train(
 
     data = str(folder / "data")
     (made,) = yield [
-        Job(id=f"{reference} data", entry="nas.train.engine:prepare_job", payload={"space": reference, "folder": data})
+        Job(id=f"{reference} data", entry="nas.train.job:prepare_job", payload={"space": reference, "folder": data})
     ]
     if made.kind != "done":
         return dict.fromkeys(admitted, f"the splits cannot be written: {made.error}")
@@ -549,7 +549,7 @@ def _training(
         "stops": [CHUNKS * chunk],
         "trials": [trial],
     }
-    return Job(id=f"{reference} train {name}", entry="nas.train.engine:train_job", payload=payload)
+    return Job(id=f"{reference} train {name}", entry="nas.train.job:train_job", payload=payload)
 
 
 def _falls(event: Any) -> str | None:

@@ -91,7 +91,7 @@ def _prepare(executor: Executor, store: Store, reference: str) -> int:
     if note.exists():
         return json.loads(note.read_text("utf-8"))["validation"]
     payload = {"space": reference, "folder": str(folder)}
-    executor.submit(Job(id=f"prepare-{time.monotonic_ns()}", entry="nas.train.engine:prepare_job", payload=payload))
+    executor.submit(Job(id=f"prepare-{time.monotonic_ns()}", entry="nas.train.job:prepare_job", payload=payload))
     while True:
         for event in executor.poll(1.0):
             if event.kind != "done":

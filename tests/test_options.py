@@ -101,7 +101,7 @@ def test_data_that_changed_before_a_resume_is_told_in_one_line(
 
 
 def test_test_split_of_changed_data_is_not_made(tmp_path: Path) -> None:
-    from nas.train.engine import _test, prepare_job
+    from nas.train.job import _test, prepare_job
 
     data = tmp_path / "radius.txt"
     data.write_text("2.7")

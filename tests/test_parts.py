@@ -21,7 +21,8 @@ from nas.records import Failure, hash_blobs, to_plain
 from nas.space import Split, load
 from nas.standings import read
 from nas.store import Store
-from nas.train.engine import Engine, Plan, prepare_job, train_job
+from nas.train.engine import Engine, Plan
+from nas.train.job import prepare_job, train_job
 
 REFERENCE = f"{Path(__file__).parent / 'spaces' / 'rings.py'}:tasks"
 SPACE = load(REFERENCE)

@@ -38,7 +38,7 @@ from nas.propose.prompt import (
     repair_request,
 )
 from nas.propose.reply import BadReply, Idea, parse_forecasts, parse_ideas, parse_proposal
-from nas.propose.shown import FOLDER, Paused, Shown, Switches, Tried, clean, fenced, quoted, text_of
+from nas.propose.shown import FOLDER, Paused, Shown, Switches, Tried, clean, described, fenced, quoted, text_of
 from nas.records import Failure
 from nas.space import SearchSpace, load
 
@@ -316,6 +316,14 @@ def test_switch_leaves_out_its_part_only(switch: str) -> None:
     assert (frozen(MNIST1D) == without["ideas"].system[0]) == (switch != "hypothesis")
     for other, text in OFF.items():
         assert other == switch or text in whole(without["ideas"]) or switch == "examples"
+
+
+def test_scores_of_tasks_are_told_and_that_some_were_left() -> None:
+    several = dataclasses.replace(MNIST1D, task=dataclasses.replace(MNIST1D.task, parts=("recall", "copying")))
+    told = described(shown(several, parts={"recall": 0.25, "copying": 0.5}), several)
+    assert "By task: recall 0.2500, copying 0.5000." in told
+    assert "others were left" in described(shown(several, parts={"recall": 0.25}), several)
+    assert "By task" not in described(shown(several), several)
 
 
 def test_switch_of_scores_leaves_them_out_of_the_examples() -> None:

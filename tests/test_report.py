@@ -21,13 +21,14 @@ import pytest
 import sqlalchemy as sa
 
 from nas.leaderboard import summary
+from nas.progress import one_line
 from nas.report import figures
 from nas.report.__main__ import look, main
 from nas.report.page import embedded, policy, render
 from nas.report.server import Server
 from nas.report.snapshot import SOURCES_BYTES, snapshot, thinned
 from nas.standings import Records, board, by_rung, rank, read
-from nas.store import Store
+from nas.store import Score, Store
 from tests.report_runs import DIVERGED, HOSTILE, REJECTED, RunWriter, write_confirmation, write_search
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\u2028]")
@@ -207,6 +208,22 @@ def test_candidates_carry_trials_curves_failures_and_claims(plain: dict[str, Any
     assert any(c["claims"] and c["drafts"] and c["usd"] == "0.0204" for c in plain["candidates"])
     shape = next(c for c in plain["candidates"] if c["failure"] and c["failure"]["line"] == 7)
     assert shape["failure"]["reason"] == "trace/shape"
+
+
+def test_scores_of_tasks_are_on_the_candidates_page_and_those_left_out_are_missing(records: Records) -> None:
+    def parted(score: Score) -> Score:
+        whole = {"recall": 0.25, "copying\x1b[31m": 0.75}
+        parts = whole if score.rung else {"recall": 0.125}
+        return dataclasses.replace(score, point=score.point and dataclasses.replace(score.point, parts=parts))
+
+    config = dict(records.config) | {"parts": ["recall", "copying\x1b[31m"]}
+    changed = dataclasses.replace(records, config=config, scores=[parted(score) for score in records.scores])
+    found = snapshot(changed)
+    assert found["run"]["tasks"] == ["recall", one_line("copying\x1b[31m")]
+    trial = next(t for c in found["candidates"] for t in c["trials"] if len(t["points"]) == 3)
+    told = {"recall": 0.25, one_line("copying\x1b[31m"): 0.75}
+    assert trial["tasks"] == [[0, {"recall": 0.125}], [1, told], [2, told]]
+    assert not any(t["tasks"] for c in snapshot(records)["candidates"] for t in c["trials"])
 
 
 def test_losses_are_thinned_to_means_of_neighbours() -> None:

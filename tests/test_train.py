@@ -21,8 +21,9 @@ from nas.admit.trace import execute, trace
 from nas.records import Failure, hash_blobs
 from nas.space import load
 from nas.train import checkpoint
-from nas.train.engine import Engine, Plan, plan, prepare_job, read_program, rows_for, train_job
+from nas.train.engine import Engine, Plan, plan, rows_for
 from nas.train.interpret import interpret
+from nas.train.job import prepare_job, read_program, train_job
 
 HEADER = '"""A model."""\nfrom nas.api import jax, jnp, lax, nnx\n'
 MLP = (

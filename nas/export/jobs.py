@@ -39,7 +39,8 @@ def arrays_job(
 
     from nas.space import load
     from nas.train import checkpoint
-    from nas.train.engine import Engine, Plan, configure, read_program
+    from nas.train.engine import Engine, Plan
+    from nas.train.job import configure, read_program
 
     configure(cache)
     loaded = load(space)

@@ -91,6 +91,7 @@ class Shown:
       score: its score there, or None.
       sigmas: by how many standard deviations between seeds it is better than the best baseline, or None.
       curve: points as (step, training loss, validation loss, score), ascending.
+      parts: score of each task at the last of them, where a space has several; those that were left out are missing.
       profile: share of the FLOPs by name of the operation.
       parents: ids.
     """
@@ -106,6 +107,7 @@ class Shown:
     score: float | None = None
     sigmas: float | None = None
     curve: Sequence[tuple[int, float, float, float]] = ()
+    parts: Mapping[str, float] = field(default_factory=dict)
     profile: Mapping[str, float] = field(default_factory=dict)
     parents: Sequence[int] = ()
 
@@ -272,8 +274,12 @@ def _results(shown: Shown, space: SearchSpace, switches: Switches) -> list[str]:
 
 
 def _measured(shown: Shown, space: SearchSpace, switches: Switches) -> list[str]:
-    """Curve and profile."""
+    """Tasks, curve and profile."""
     lines = []
+    if shown.parts:
+        left = "" if len(shown.parts) == len(space.task.parts) else "; the others were left, and are guessed from these"
+        scores = ", ".join(f"{plain(name, 40)} {score(value, space)}" for name, value in shown.parts.items())
+        lines.append(f"By task: {scores}{left}.")
     if switches.curves and shown.curve:
         points = (
             f"{step:,}: {train:.3f}, {loss:.3f}, {score(value, space)}"

@@ -195,6 +195,7 @@ def _run(config: Mapping[str, Any]) -> dict[str, Any]:
         "name": one_line(str(config.get("name", "without a name"))),
         "space": f"{config['space_name']}@{config['space_version']}",
         "metric": one_line(config["metric"]),
+        "tasks": [one_line(name) for name in config.get("parts", ())],
         "maximize": config["maximize"],
         "decimals": config["decimals"],
         "steps": list(ladder["steps"]),
@@ -428,13 +429,18 @@ def _described(tunable: Mapping[str, Any]) -> str:
 
 
 def _trial(trial: Trial, scores: Sequence[Score], failure: Failure | None, steps: Sequence[int]) -> dict[str, Any]:
-    """A trial with its points [rung, step, training loss, loss, score] and its training losses [from, to, losses]."""
-    points, losses = [], []
+    """A trial with its points [rung, step, training loss, loss, score] and its training losses [from, to, losses].
+
+    Where a space has several tasks, `tasks` has their scores by task, [rung, scores]; those that were left are missing.
+    """
+    points, losses, tasks = [], [], []
     for score in sorted(scores, key=lambda score: score.rung):
         failure = score.failure or failure
         if score.point is not None:
             point = score.point
             points.append([score.rung, point.step, _round(point.train_loss), _round(point.loss), _round(point.score)])
+            if point.parts:
+                tasks.append([score.rung, {one_line(name): _round(value) for name, value in point.parts.items()}])
             begin = steps[score.rung - 1] if score.rung else 0
             if score.losses:
                 losses.append([begin, point.step, [_round(loss, 4) for loss in thinned(score.losses, LOSSES)]])
@@ -446,6 +452,7 @@ def _trial(trial: Trial, scores: Sequence[Score], failure: Failure | None, steps
         "seed": trial.seed,
         "points": points,
         "losses": losses,
+        "tasks": tasks,
         "failure": _failure(failure),
     }
 

@@ -2,29 +2,21 @@
 
 Learning rate, weight decay and seed are arguments of the compiled step, so that one executable serves every draw,
 seed and rung of a program. The engine joins the program's forward and backward, adds the space's loss, and owns the
-optimiser; it holds no candidate Python, and refuses bytes whose hash is not the admitted one. Training resumed from a
-checkpoint is bit-identical to training that never stopped.
+optimiser; it holds no candidate Python. Training resumed from a checkpoint is bit-identical to training that never
+stopped.
 """
 
-import contextlib
 import dataclasses
-import errno
 import functools
 import math
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nas.judge import parts
-from nas.machine import device_name
-from nas.records import Failure, Point, hash_blobs, to_plain
-from nas.space import SearchSpace, Split, load
-from nas.train import checkpoint
+from nas.space import SearchSpace, Split
 
 if TYPE_CHECKING:
     import jax
@@ -59,8 +51,6 @@ TIMED = 4
 """Chunks of each training that are waited for and timed; the fastest counts, since whatever disturbs makes slower."""
 CONSISTENT_RMS = 0.2
 """Root mean square of an update of Muon, like AdamW's (arXiv 2502.16982), so that one rate serves both."""
-IDENTITY = "identity.txt"
-"""File beside the arrays that says what data they were made of, where the space's code does not."""
 TIMED_INFERENCES = 10
 """Batches of which the fastest says how long an inference takes."""
 
@@ -265,7 +255,7 @@ class Engine:
 
         return step
 
-    def _compiled_step(self, carry: Any) -> Any:
+    def compiled_step(self, carry: Any) -> Any:
         """The step (or a chunk of steps) as an executable."""
         if self._step is not None:
             return self._step
@@ -307,7 +297,7 @@ class Engine:
         Returns:
           The new carry, and the mean training loss of each chunk of `plan.chunk` steps.
         """
-        executable = self._compiled_step(carry)
+        executable = self.compiled_step(carry)
         numbers = (np.float32(trial["lr"]), np.float32(trial["wd"]), np.uint32(trial["seed"]))
         losses = []
         for index, first in enumerate(range(start, stop, self.how.chunk)):
@@ -475,212 +465,6 @@ def rows_for(seed: int, start: int, stop: int, count: int, batch: int) -> np.nda
             order, known = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(count), epoch
         out[step - start] = np.resize(order[place * batch : (place + 1) * batch], batch)
     return out
-
-
-def prepare_job(space: str, folder: str) -> dict[str, int]:
-    """Entry: write the training and validation split where trainers map them; the test split is not made here."""
-    loaded = load(space)
-    target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    sizes = {}
-    for name in ("train", "validation"):
-        split = loaded.task.split(name)
-        for part, array in zip(Split._fields, split, strict=True):
-            temporary = target / f".{name}.{part}.{os.getpid()}.npy"
-            np.save(temporary, array)
-            os.replace(temporary, target / f"{name}.{part}.npy")
-        sizes[name] = len(split.inputs)
-    if loaded.task.identity is not None:
-        (target / IDENTITY).write_text(loaded.task.identity(), "utf-8")
-    return sizes
-
-
-def read_split(folder: str, name: str) -> Split:
-    """Map a split that `prepare_job` wrote."""
-    return Split(*(np.load(Path(folder) / f"{name}.{part}.npy", mmap_mode="r") for part in Split._fields))
-
-
-def train_job(
-    space: str,
-    program: str,
-    digest: str,
-    param_leaves: int,
-    how: dict[str, Any],
-    data: str,
-    cache: str | None,
-    start: int,
-    stops: list[int],
-    trials: list[dict[str, Any]],
-    devices: int = 1,
-) -> dict[str, Any]:
-    """Entry: train trials of one program through rungs.
-
-    Args:
-      space: reference of the space.
-      program: file with the artifacts.
-      digest: their SHA-256; other bytes are refused.
-      param_leaves: how many of init's outputs are parameters.
-      how: the program's `Plan` as plain data.
-      data: folder that `prepare_job` wrote.
-      cache: folder of the persistent compilation cache, or None.
-      start: steps the trials have had.
-      stops: steps at which they are scored, ascending; training ends at the last.
-      trials: for each `id`, `lr`, `wd`, `seed`, `load` (checkpoint file, if start > 0), `save` (file or None) and, for
-        a confirmation alone, `test`: the file that shall hold its scores on the test split, which is made here, used
-        once and written nowhere, and `inference`: whether that shall be timed. Where a space has several tasks, `bar`
-        may be the score of each that another trial has: what is hopeless against it is left after some of them.
-      devices: over how many devices a batch is laid.
-    Returns:
-      For each trial `points`, a list of (point, training losses since the point before), a `failure` if it ended
-      before the last stop, what the test split said, if it was asked for, and `inference_s`, likewise; the program's
-      `step_s` on `device`; and CPU seconds by stage.
-    """
-    clock = time.process_time
-    began = clock()
-    import jax
-
-    configure(cache)
-    if devices > 1 and os.environ.get("JAX_PLATFORMS") == "cpu":
-        jax.config.update("jax_num_cpu_devices", devices)  # what a test of this asks for; a job has no XLA_FLAGS
-    loaded = load(space)
-    jax.devices()  # opens the backend
-    spent = {"start": clock() - began, "compile": 0.0, "train": 0.0, "evaluate": 0.0, "checkpoint": 0.0}
-    began = clock()
-    blobs = read_program(Path(program), digest)
-    splits = read_split(data, "train"), read_split(data, "validation")
-    engine = Engine(loaded, blobs, param_leaves, *splits, Plan(**how), devices)
-    spent["compile"] += clock() - began
-    results = []
-    for trial in trials:
-        began = clock()
-        step, carries = _begin(engine, trial, start, digest)
-        engine._compiled_step(carries[0])
-        spent["compile"] += clock() - began
-        points: list[Any] = []
-        result: dict[str, Any] = {"points": points}
-        for stop in stops:
-            measured = _to_stop(engine, trial, step, stop, carries, spent)
-            if isinstance(measured, Failure):
-                result["failure"] = to_plain(measured)
-                break
-            points.append((to_plain(measured[0]), measured[1]))
-            step = stop
-        whole = "failure" not in result and len(points[-1][0]["parts"]) in (0, len(engine.parts))
-        if trial["save"] and whole:
-            began = clock()
-            checkpoint.save(Path(trial["save"]), jax.tree.leaves(carries), {"digest": digest, "step": step})
-            spent["checkpoint"] += clock() - began
-        if trial.get("test") and whole:
-            began = clock()
-            result["test"] = _test(engine, carries, Path(trial["test"]), Path(data))
-            spent["evaluate"] += clock() - began
-        if trial.get("inference") and whole:
-            began = clock()
-            result["inference_s"] = engine.time_inference(carries[0])
-            spent["evaluate"] += clock() - began
-        results.append(result)
-    step_s = engine.step_s if math.isfinite(engine.step_s) else None
-    device = device_name(jax.devices()[0].device_kind)
-    return {"trials": results, "spent": spent, "step_s": step_s, "device": device}
-
-
-def _to_stop(
-    engine: Engine, trial: dict[str, Any], step: int, stop: int, carries: list[Any], spent: dict[str, float]
-) -> tuple[Point, list[float]] | Failure:
-    """Train a trial on each task from step to stop and score it; returns the point and the training losses.
-
-    Tasks that a trial is not worth are left out: then the point has no score for them, and its carry is of no use.
-    """
-    clock, bar, maximize = time.process_time, trial.get("bar"), engine.space.task.maximize
-    scores, loss_of, curves = dict[str, float](), list[float](), list[list[float]]()
-    for index, part in enumerate(engine.parts):
-        began = clock()
-        carries[index], losses = engine.train(trial, step, stop, carries[index], index)
-        spent["train"] += clock() - began
-        began = clock()
-        finite = all(map(math.isfinite, losses))
-        loss, score = engine.evaluate(carries[index], index) if finite else (math.nan, math.nan)
-        spent["evaluate"] += clock() - began
-        if not (math.isfinite(loss) and math.isfinite(score)):
-            return _diverged(losses, step, stop, engine.how.chunk)
-        scores[part] = score
-        loss_of.append(loss)
-        curves.append(losses)
-        if bar and len(scores) < len(engine.parts):
-            beaten = [bar[name] for name in engine.parts]
-            if parts.hopeless(list(scores.values()), beaten, maximize=maximize):
-                break
-    whole = len(scores) == len(engine.parts)
-    score = float(np.mean(list(scores.values()))) if whole else parts.expected(scores, bar or {})
-    curve = [float(np.mean(each)) for each in zip(*curves, strict=True)]
-    named = scores if engine.space.task.parts else {}
-    point = Point(step=stop, train_loss=float(np.mean(curve)), loss=float(np.mean(loss_of)), score=score, parts=named)
-    return point, curve
-
-
-def _test(engine: Engine, carries: Sequence[Any], file: Path, data: Path) -> dict[str, Any]:
-    """Score a finished trial on the test split, keep what every example said, and return the means."""
-    note, task = data / IDENTITY, engine.space.task
-    if task.identity is not None and note.read_text("utf-8") != task.identity():
-        raise OSError(errno.ESTALE, "the data is not what the run began with; restore it, or start a new run")
-    split = task.split("test")
-    found = [engine.evaluate_each(carry, split, index) for index, carry in enumerate(carries)]
-    losses, scores = (np.concatenate(each) for each in zip(*found, strict=True))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    with temporary.open("wb") as stream:
-        np.savez_compressed(stream, scores=scores)
-    os.replace(temporary, file)
-    return {"score": float(scores.mean(dtype=np.float64)), "loss": float(losses.mean(dtype=np.float64)),
-            "examples": len(scores)}  # fmt: skip
-
-
-def _begin(engine: Engine, trial: dict[str, Any], start: int, digest: str) -> tuple[int, list[Any]]:
-    """A trial's carries at `start` steps, one a task, and the steps it has had: 0 if its checkpoint cannot be used.
-
-    Training again from the start gives the same bits as the checkpoint would have, only later.
-    """
-    import jax
-
-    if start:
-        template, tree = jax.tree.flatten([engine.template()] * len(engine.parts))
-        with contextlib.suppress(checkpoint.CheckpointError):
-            leaves, _ = checkpoint.load(Path(trial["load"]), template, {"digest": digest, "step": start})
-            return start, engine.placed(jax.tree.unflatten(tree, leaves))
-    return 0, engine.placed([(*engine.init(trial["seed"]), np.uint32(0)) for _ in engine.parts])
-
-
-def configure(cache: str | None) -> None:
-    """Settings of JAX in a trainer; the cache holds every executable, however quickly it compiled."""
-    import jax
-
-    if cache is not None:
-        jax.config.update("jax_compilation_cache_dir", cache)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
-
-def read_program(path: Path, digest: str) -> dict[str, bytes]:
-    """The artifacts in a program file.
-
-    Raises:
-      ValueError: the bytes are not those that were admitted.
-    """
-    import msgpack
-
-    blobs = msgpack.unpackb(path.read_bytes())
-    if hash_blobs(blobs) != digest:
-        raise ValueError(f"program {path.name} is not the one that was admitted; its hash differs from {digest[:12]}")
-    return blobs
-
-
-def _diverged(losses: Sequence[float], start: int, stop: int, chunk: int) -> Failure:
-    known = [start + (index + 1) * chunk for index, loss in enumerate(losses) if not math.isfinite(loss)]
-    message = (
-        f"the loss was not finite by step {known[0] if known else stop}; a norm, a smaller initialisation or a lower "
-        "learning rate keeps it finite"
-    )
-    return Failure(stage="train", rule="diverged", message=message)
 
 
 def plan_to_plain(how: Plan) -> dict[str, Any]:

@@ -168,6 +168,20 @@ function trialsCard(S, candidate) {
   return wide(card("Trials", null, table("Trials", columns, candidate.trials)));
 }
 
+/** Scores of each task, a row for each trial and rung; nothing where the space has one task. */
+function tasksCard(S, candidate) {
+  const { steps, decimals, tasks } = S.run;
+  const rows = candidate.trials.flatMap((trial) => trial.tasks.map(([rung, scores]) => ({ id: trial.id, rung, scores })));
+  if (!rows.length) return null;
+  const left = rows.some((d) => tasks.some((name) => !(name in d.scores)));
+  const note = `Each task is learnt with parameters of its own; the score is their mean.${left ? " A trial that was behind on every task was left before the last, and its score is what the others let expect." : ""}`;
+  const columns = [
+    { heading: "trial", right: true, cell: (d) => d.id }, { heading: "steps", right: true, cell: (d) => whole(steps[d.rung]) },
+    ...tasks.map((name) => ({ heading: name.replaceAll("_", " "), right: true, cell: (d) => d.scores[name]?.toFixed(decimals) })),
+  ];
+  return wide(card("Score of each task", note, table("Score of each task", columns, rows)));
+}
+
 function childrenCard(S, candidate) {
   const children = (S.children.get(candidate.id) ?? []).map((id) => S.byId.get(id));
   if (!children.length) return card("What became of its children", null, emptiness("Nothing was made from it."));
@@ -222,7 +236,7 @@ function candidateView(S, id) {
       ideaCard(candidate), checksCard(S, candidate),
       card("Learning curves", `Bold its best trial${parents.length ? ", orange its parents’" : ""}, dashed a baseline’s mean.`, trained ? curveChart(S, `Learning curves of candidate ${id}`, curves) : emptiness("It was never trained, or has no score yet.")),
       card("Training loss", "Of every trial.", lossChart(`Training loss of candidate ${id}`, candidate.trials)),
-      trialsCard(S, candidate),
+      trialsCard(S, candidate), tasksCard(S, candidate),
       parents.map((parent) => wide(card(`Difference to its parent ${parent}`, el("span", {}, "What was changed in the source of ", link(parent), ": ", candidate.operator || "no word on it", ". ", el("a", { href: `#/compare/${parent}/${id}`, text: "Side by side" })), sourcesDiffer(S, parent, id)))),
       wide(card("Source", null, sourceView(S, candidate))),
       card("Ancestors and descendants", null, tree), childrenCard(S, candidate)),
