@@ -170,7 +170,7 @@ def space(*, scope: Scope = "Mixer") -> SearchSpace:
     """Make the space of a scope: `Mixer`, `Block` or `Stack`."""
     spec = Spec(length=data.LENGTH, vocab=data.VOCAB, classes=data.VOCAB, width=32, depth=2, heads=2)
     recipe = Recipe(batch=32, eval_batch=64, warmup=50, lr=Real(2e-3, 5e-2, log=True), wd=Real(1e-4, 1e-1, log=True))
-    ladder = Ladder(steps=(125, 500, 1_000), eta=4)
+    ladder = Ladder(steps=(125, 500), eta=4)
     scale: dict[str, Callable[[SearchSpace, int], SearchSpace]] = {}
     scale |= {"width": wider, "data": more_data, "steps": more_steps}
     scale |= {"depth": deeper} if scope != "Stack" else {}  # a stack says itself how many layers it has
