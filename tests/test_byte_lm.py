@@ -196,7 +196,7 @@ def test_tokens_have_a_vocabulary_of_their_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("data=no/such/file.txt", "there is no file or folder no/such/file.txt. Give text"),
+        ("data=no/such/file.txt", "there is no such file or folder. Give text"),
         ("vocab=many", "many is no number of tokens; give one from 2 to 65536"),
         ("vocab=70000", "70000 is no number of tokens"),
         ("size=tpu", "there is no size 'tpu'; there are cpu, gpu"),

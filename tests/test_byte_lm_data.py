@@ -2,7 +2,6 @@
 
 import hashlib
 import threading
-import warnings
 import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +12,8 @@ import pytest
 
 from nas.search_spaces.byte_lm import corpus, data
 from nas.search_spaces.byte_lm.corpus import from_documents, read
+from nas.search_spaces.byte_lm.space import SIZES
+from nas.space import load
 
 SPLITS = ("train", "validation", "test")
 
@@ -281,13 +282,28 @@ def test_what_cannot_be_read_is_refused_in_one_line(tmp_path: Path) -> None:
 
 def test_too_little_text_says_how_much_there_is(tmp_path: Path) -> None:
     text = read(folder(tmp_path, documents(20)))
-    for split, count in (("train", 1), ("validation", 1_000), ("test", 1_000)):
-        length = 10**6 if split == "train" else 100
-        with pytest.raises(ValueError, match=rf"{count} {split} windows.*have room for \d+") as caught:
-            data.windows(text, split, count=count, length=length)
+    for split in ("train", "validation", "test"):
+        with pytest.raises(ValueError, match=rf"[\d,]+ are for {split}, with room for \d windows of \d+") as caught:
+            data.windows(text, split, count=1, length=10**6 if split == "train" else 1_000)
         assert "\n" not in str(caught.value)
-    with pytest.raises(ValueError, match="test windows.*0 units"):
-        data.windows(from_documents([b"one text alone"]), "test", count=1, length=4)
+    with pytest.raises(ValueError, match="0 are for validation, with room for 0 windows of 5 .*Give 10,000 units"):
+        data.check(from_documents([b"one text alone"]), 4)
+
+
+def test_short_text_has_fewer_windows_to_be_scored_on(tmp_path: Path) -> None:
+    text = read(folder(tmp_path, documents(60)))
+    room = text.size("validation") // 21
+    assert data.FEWEST < room < 1_000
+    found = data.windows(text, "validation", count=1_000, length=20)
+    assert len(found.inputs) == room // data.FEWEST * data.FEWEST
+
+
+def test_every_size_has_windows_of_the_library() -> None:
+    for size in SIZES:
+        space = load(f"byte_lm?size={size}")
+        for split in ("validation", "test"):
+            count = len(space.task.split(split).inputs)
+            assert 512 <= count <= data.COUNTS[split] and count % space.recipe.eval_batch == 0
 
 
 def test_unknown_split_is_named() -> None:
@@ -330,36 +346,50 @@ def packed(path: Path, name: str, text: bytes) -> bytes:
     return path.read_bytes()
 
 
-def test_fetched_text_is_checked_unpacked_and_kept(tmp_path: Path, served: tuple) -> None:
+def known_by(monkeypatch: pytest.MonkeyPatch, name: str, content: bytes) -> None:
+    """Say that a public text is this file."""
+    public = data.PUBLIC[name]._replace(sha256=hashlib.sha256(content).hexdigest())
+    monkeypatch.setitem(data.PUBLIC, name, public)
+
+
+def test_fetched_text_is_checked_unpacked_and_kept(
+    tmp_path: Path, served: tuple, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     address, files, asked = served
     files["/text8.zip"] = packed(tmp_path / "z", "text8", b"anarchism originated as")
-    digest = hashlib.sha256(files["/text8.zip"]).hexdigest()
+    known_by(monkeypatch, "text8", files["/text8.zip"])
     for _ in range(2):
-        found = data.fetch("text8", tmp_path / "kept", url=f"{address}/text8.zip", sha256=digest)
+        assert data.main(["text8", "--to", str(tmp_path / "kept"), "--url", f"{address}/text8.zip"]) == 0
+        found = Path(capsys.readouterr().out.splitlines()[0])
         assert found.read_bytes() == b"anarchism originated as"
     assert asked == ["/text8.zip"]
 
 
-def test_wrong_hash_is_refused_and_nothing_is_kept(tmp_path: Path, served: tuple) -> None:
+def test_wrong_hash_is_refused_and_nothing_is_kept(
+    tmp_path: Path, served: tuple, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     address, files, _ = served
     files["/tiny.txt"] = b"Once upon a time"
     url = f"{address}/tiny.txt"
-    with pytest.raises(ValueError, match="SHA-256") as caught:
-        data.fetch("tinystories", tmp_path / "kept", url=url, sha256="0" * 64)
-    assert "\n" not in str(caught.value) and list((tmp_path / "kept").iterdir()) == []
-    with pytest.warns(UserWarning, match=hashlib.sha256(files["/tiny.txt"]).hexdigest()):
-        assert data.fetch("tinystories", tmp_path / "kept", url=url).read_bytes() == files["/tiny.txt"]
+    assert data.main(["tinystories", "--to", str(tmp_path / "kept"), "--url", url]) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1 and "SHA-256" in said.err
+    assert list((tmp_path / "kept").iterdir()) == []
+    known_by(monkeypatch, "tinystories", files["/tiny.txt"])
+    assert data.fetch("tinystories", tmp_path / "kept", url=url).read_bytes() == files["/tiny.txt"]
+    known_by(monkeypatch, "tinystories", b"another")
     with pytest.raises(ValueError, match="Remove it"):
-        data.fetch("tinystories", tmp_path / "kept", url=url, sha256="0" * 64)
+        data.fetch("tinystories", tmp_path / "kept", url=url)
 
 
-def test_fetch_that_cannot_be_says_so(tmp_path: Path, served: tuple) -> None:
+def test_fetch_that_cannot_be_says_so(tmp_path: Path, served: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     address, files, _ = served
     with pytest.raises(OSError, match="cannot be fetched: .*404"):
-        data.fetch("text8", tmp_path, url=f"{address}/text8.zip", sha256="0" * 64)
+        data.fetch("text8", tmp_path, url=f"{address}/text8.zip")
     assert list(tmp_path.iterdir()) == []
     files["/enwik8.zip"] = packed(tmp_path / "z", "other", b"")
-    with warnings.catch_warnings(action="ignore"), pytest.raises(ValueError, match="holds no 'enwik8'"):
+    known_by(monkeypatch, "enwik8", files["/enwik8.zip"])
+    with pytest.raises(ValueError, match="holds no 'enwik8'"):
         data.fetch("enwik8", tmp_path, url=f"{address}/enwik8.zip")
     with pytest.raises(ValueError, match="knows no text 'c4'.*text8"):
         data.fetch("c4", tmp_path)

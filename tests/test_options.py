@@ -66,7 +66,7 @@ def test_digest_depends_on_the_data_and_not_on_where_it_lies(tmp_path: Path) -> 
 BAD = {
     "empty.txt": (b"", "is empty. Give a file with text in it"),
     "binary.txt": (b"\x00\x01" * 5_000, "has zero bytes, so it is no text"),
-    "short.txt": (b"one line\n", "Give more text"),
+    "short.txt": (b"one line\n", "Give 100,000 units"),
     "tokens.bin": (b"\xff\xff" * 50_000, "has token 65535; vocab=50257 allows less"),
 }
 

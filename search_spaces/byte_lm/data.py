@@ -1,5 +1,7 @@
 """Next-byte prediction on real text: windows of a corpus, and named public texts fetched on request.
 
+    python -m nas.search_spaces.byte_lm.data text8 --to texts      fetch it, check it, and say where it is
+
 In goes a corpus (the sources of the Python library that runs this, unless told otherwise), out come windows: inputs
 (N, T) and targets (N, T), the same units one further. Training windows are drawn anywhere in the training text, with
 their seed; those of validation and test are fixed, share no unit with each other, and leave out what stands in the text
@@ -7,25 +9,29 @@ before them word for word (`corpus.fresh`). A window may run from one document i
 Nothing is fetched unless `fetch` is called.
 """
 
+import argparse
 import functools
 import hashlib
 import os
 import shutil
+import sys
 import urllib.request
-import warnings
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from nas.search_spaces.byte_lm.corpus import GPT2, LIMIT, Corpus, fresh, read
+from nas.search_spaces.byte_lm.corpus import GPT2, LIMIT, SHARES, Corpus, fresh, read
 from nas.space import Split
 
 LENGTH = 256
 """T: units of a window's inputs."""
 COUNTS = {"train": 16_384, "validation": 1_024, "test": 1_024}
-"""Windows of each split: 4 M units to train on, .26 M each to be scored on."""
+"""Windows of each split: 4 M units to train on, .26 M each to be scored on, or less where the text is short."""
+FEWEST = 64
+"""Validation and test have so many windows or a multiple, as many of `COUNTS` as there is room for."""
 SEEDS = {"train": 1_000, "validation": 1, "test": 2}
 CHUNK = 1 << 20  # bytes read at a time
 
@@ -36,21 +42,32 @@ class Public(NamedTuple):
     Attributes:
       url: where it is.
       text: the file in the archive, or the file itself.
+      sha256: of what the address gives, in hexadecimal.
     """
 
     url: str
     text: str
+    sha256: str
 
 
 PUBLIC = {
-    "text8": Public("https://mattmahoney.net/dc/text8.zip", "text8"),
-    "enwik8": Public("https://mattmahoney.net/dc/enwik8.zip", "enwik8"),
+    "text8": Public(
+        "https://mattmahoney.net/dc/text8.zip",
+        "text8",
+        "a6640522afe85d1963ad56c05b0ede0a0c000dddc9671758a6cc09b7a38e5232",
+    ),
+    "enwik8": Public(
+        "https://mattmahoney.net/dc/enwik8.zip",
+        "enwik8",
+        "547994d9980ebed1288380d652999f38a14fe291a6247c157c3d33d4932534bc",
+    ),
     "tinystories": Public(
         "https://huggingface.co/datasets/roneneldan/TinyStories/resolve/main/TinyStories-valid.txt",
         "TinyStories-valid.txt",
+        "94e431816c4cce81ff71e4408ff8d3bda9a42e8d2663986697c3954288cb38b4",
     ),
 }
-"""Texts that are known by name. Their hashes are for who fetches them to give: none was checked here."""
+"""Texts that are known by name. The hashes are those that several projects which use these texts state alike."""
 
 
 def split(
@@ -86,13 +103,14 @@ def windows(text: Corpus, name: str, *, count: int, length: int, seed: int | Non
     Args:
       text: the corpus.
       name: "train", "validation" or "test".
-      count: how many; for training they are drawn with replacement, and less is the beginning of more.
+      count: how many; for training they are drawn with replacement, and less is the beginning of more. Of the others
+        there may be less, but at least `FEWEST`.
       length: T; a window has one unit more, the last target.
       seed: of the draw; None is the split's own.
     Returns:
       Inputs and targets (count, length), int32.
     Raises:
-      ValueError: the split has not that many.
+      ValueError: there is too little text.
     """
     rng = np.random.default_rng(SEEDS[name] if seed is None else seed)
     if name == "train":
@@ -104,14 +122,13 @@ def windows(text: Corpus, name: str, *, count: int, length: int, seed: int | Non
     return Split(drawn[:, :-1].copy(), drawn[:, 1:].copy())
 
 
-def fetch(name: str, folder: Path, *, url: str | None = None, sha256: str | None = None, timeout_s: float = 60) -> Path:
-    """Fetch a public text, unless the folder has it.
+def fetch(name: str, folder: Path, *, url: str | None = None, timeout_s: float = 60) -> Path:
+    """Fetch a public text, unless the folder has it, and check it by its hash.
 
     Args:
       name: one of `PUBLIC`.
       folder: where it is to be kept.
       url: another place that has the same file.
-      sha256: hash of the file at the URL, in hexadecimal; None fetches unchecked and warns, telling the hash it has.
       timeout_s: longest silence of the other side [s].
     Returns:
       The text, for `corpus.read`.
@@ -121,12 +138,12 @@ def fetch(name: str, folder: Path, *, url: str | None = None, sha256: str | None
     """
     if name not in PUBLIC:
         raise ValueError(f"byte_lm knows no text '{name}'; it knows {', '.join(PUBLIC)}. Name one, or give a file.")
-    url, text = url or PUBLIC[name].url, folder / PUBLIC[name].text
+    url, text, sha256 = url or PUBLIC[name].url, folder / PUBLIC[name].text, PUBLIC[name].sha256
     archive = folder / url.rpartition("/")[2]
     folder.mkdir(parents=True, exist_ok=True)
     if not archive.exists():
         _download(url, archive, sha256, timeout_s)
-    elif sha256 is not None and (found := _sha256(archive)) != sha256.lower():
+    elif (found := _sha256(archive)) != sha256:
         raise ValueError(f"byte_lm: {archive} has SHA-256 {found}, not {sha256}. Remove it to fetch it again.")
     if archive.suffix == ".zip" and not text.exists():
         _unpack(archive, text)
@@ -138,7 +155,7 @@ def _anywhere(text: Corpus, width: int, count: int, rng: np.random.Generator) ->
     begins, ends = text.spans["train"].T
     places = np.maximum(ends - begins - width + 1, 0)
     if places.sum() == 0:
-        raise _too_little(text, "train", width, 1, 0)
+        raise _too_little(text, "train", width, 0)
     drawn, upto = rng.integers(places.sum(), size=count), np.cumsum(places)
     span = np.searchsorted(upto, drawn, side="right")
     return begins[span] + drawn - (upto - places)[span]
@@ -148,29 +165,42 @@ def _apart(text: Corpus, name: str, width: int, count: int, rng: np.random.Gener
     """Where the windows of a split begin that is scored: some of those side by side that are fresh."""
     starts = np.concatenate([np.arange(begin, end - width + 1, width) for begin, end in text.spans[name]] or [[]])
     starts = starts.astype(int)[fresh(text, name, starts, width)] if len(starts) else starts
-    if len(starts) < count:
-        raise _too_little(text, name, width, count, len(starts))
-    return np.sort(rng.choice(starts, count, replace=False))
+    room = len(starts) // FEWEST * FEWEST
+    if not room:
+        raise _too_little(text, name, width, len(starts))
+    return np.sort(rng.choice(starts, min(count, room), replace=False))
 
 
-def _too_little(text: Corpus, name: str, width: int, count: int, found: int) -> ValueError:
+def check(text: Corpus, length: int) -> None:
+    """Say early that a text is too short for windows of `length`; that enough of it is fresh shows when they are cut.
+
+    Raises:
+      ValueError: it is; one line.
+    """
+    for name in SHARES:
+        room = sum((end - begin) // (length + 1) for begin, end in text.spans[name])
+        if room < FEWEST:
+            raise _too_little(text, name, length + 1, room)
+
+
+def _too_little(text: Corpus, name: str, width: int, found: int) -> ValueError:
+    whole, own = sum(map(text.size, text.spans)), text.size(name)
+    least = -(-round(1.2 * FEWEST * width / min(SHARES.values())) // 10_000) * 10_000
     return ValueError(
-        f"byte_lm: {count} {name} windows of {width} units are asked for; its {text.size(name)} units have room for "
-        f"{found}. Give more text or a higher limit, or ask for fewer or shorter windows."
+        f"byte_lm: of {whole:,} units of text {own:,} are for {name}, with room for {found} windows of {width} that "
+        f"nothing else has. Give {least:,} units or more, in several documents or lines."
     )
 
 
-def _download(url: str, target: Path, sha256: str | None, timeout_s: float) -> None:
+def _download(url: str, target: Path, sha256: str, timeout_s: float) -> None:
     """Fetch to a file beside the target, which it becomes if its hash is right."""
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         with urllib.request.urlopen(url, timeout=timeout_s) as answer, part.open("wb") as file:
             shutil.copyfileobj(answer, file, CHUNK)
         found = _sha256(part)
-        if sha256 is None:
-            warnings.warn(f"byte_lm: {url} was not checked. Its SHA-256 is {found}; give it next time.", stacklevel=3)
-        elif found != sha256.lower():
-            raise ValueError(f"byte_lm: {url} has SHA-256 {found}, not {sha256}. Nothing is kept; give the right one.")
+        if found != sha256:
+            raise ValueError(f"byte_lm: {url} has SHA-256 {found}, not {sha256}. Nothing is kept; try again later.")
         os.replace(part, target)
     except OSError as error:
         raise OSError(f"byte_lm: {url} cannot be fetched: {error}. Fetch it elsewhere and give the file.") from error
@@ -193,3 +223,23 @@ def _unpack(archive: Path, text: Path) -> None:
         raise ValueError(f"byte_lm: {archive} holds no '{text.name}'. Remove it and fetch it again.") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Fetch a public text and say how to search on it; returns 1 if it cannot be had."""
+    parser = argparse.ArgumentParser(prog=f"python -m {__spec__.name}", description="Fetch a public text.")
+    parser.add_argument("name", choices=list(PUBLIC), metavar="NAME", help=", ".join(PUBLIC))
+    parser.add_argument("--to", type=Path, default=Path("texts"), metavar="DIR", help="where it is kept (texts)")
+    parser.add_argument("--url", help="another address that has the same file")
+    parsed = parser.parse_args(arguments)
+    try:
+        found = fetch(parsed.name, parsed.to, url=parsed.url)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"{found}\n\n    python -m nas.search --space byte_lm --data {found}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

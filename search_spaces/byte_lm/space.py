@@ -42,9 +42,15 @@ def score(outputs: Any, targets: Any) -> Any:
     return loss(outputs, targets) / jnp.log(2.0)
 
 
-def identity(path: Path | None = None, vocab: int = corpus.GPT2) -> str:
-    """Hash of the documents that are trained and scored on; reads them."""
-    return data.corpus(path, vocab=vocab).digest
+def identity(path: Path | None = None, vocab: int = corpus.GPT2, length: int = 1) -> str:
+    """Hash of the documents that are trained and scored on; reads them, and says if they have no room for windows.
+
+    Raises:
+      ValueError: there is no text, or it is too short; one line.
+    """
+    text = data.corpus(path, vocab=vocab)
+    data.check(text, length)
+    return text.digest
 
 
 # ---- limits: those of the transformer with room to spare, so that nothing wins by being bigger ----
@@ -88,7 +94,7 @@ def _task(*, length: int, path: Path | None = None, vocab: int = corpus.GPT2, ti
         score=score,
         metric="bits_per_token" if tokens else "bits_per_byte",
         maximize=False,
-        identity=functools.partial(identity, path, vocab),
+        identity=functools.partial(identity, path, vocab, length),
     )
 
 
@@ -139,7 +145,8 @@ def with_data(space: SearchSpace, path: str) -> SearchSpace:
       ValueError: there is no such file or folder.
     """
     if not Path(path).exists():
-        raise ValueError(f"there is no file or folder {path}. Give text, a folder with text, or tokens (*.bin).")
+        known = f" Or fetch that text: python -m nas.search_spaces.byte_lm.data {path}" if path in data.PUBLIC else ""
+        raise ValueError(f"there is no such file or folder. Give text, a folder with text, or tokens (*.bin).{known}")
     return _fitted(space, path=Path(path))
 
 
