@@ -3,15 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BUDGET ?= 200
+# Tests that run at once; each may start processes of its own.
+TESTS ?= 2
 
 search: $(VENV)/ready
 	$(BIN)/python -m nas.search --budget $(BUDGET)
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses $(TESTS) --dist loadfile
 
 slow: $(VENV)/ready
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --numprocesses $(TESTS)
 
 check: $(VENV)/ready
 	$(BIN)/ruff format --check .

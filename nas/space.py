@@ -202,6 +202,7 @@ class Primitive:
       call: statements for `__call__`, one a line, that read and assign `h` (a stem also reads `x`).
       out: source of the number of features of `h` after it.
       choices: values for further placeholders.
+      residual: whether it adds what went in to what comes out, so that nobody has to.
     """
 
     name: str
@@ -209,6 +210,7 @@ class Primitive:
     call: str
     out: str = "{width}"
     choices: Mapping[str, tuple[Any, ...] | Tunable] = field(default_factory=dict)
+    residual: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,12 +1,18 @@
-"""No test knows of a model or a key that whoever runs the tests has set; threads parse Python one at a time."""
+"""No test knows of a model or a key that whoever runs the tests has set; threads parse Python one at a time.
+
+A test that interrupts a program does so wherever the tests run: what a shell starts in the background ignores SIGINT.
+"""
 
 import ast
 import os
+import signal
 import threading
 from typing import Any
 
 for name in [name for name in os.environ if name.startswith(("ANTHROPIC_", "NAS_")) and name != "NAS_GOLDEN"]:
     del os.environ[name]
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["NO_PROXY"] = "127.0.0.1"
 os.environ["JAX_PLATFORMS"] = "cpu"  # the compiler for TPUs, which tests use, is also a driver that looks for one
 

@@ -228,6 +228,13 @@ def test_every_primitive_can_be_drawn_and_names_differ(scope: Scope) -> None:
     assert all(name in drawn for name in names)
 
 
+def test_primitives_of_a_stack_keep_the_one_residual_that_they_bring() -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(40):
+        call = random_arm.sample(space("Stack"), rng).partition("def __call__")[2]
+        assert "h = h + " not in call and "skip" not in call
+
+
 def test_stack_has_about_two_primitives_for_each_unit_of_depth() -> None:
     assert grammar("Stack", depth=2).blocks == (3, 5) and grammar("Stack", depth=6).blocks == (11, 13)
 

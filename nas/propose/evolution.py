@@ -15,7 +15,7 @@ import numpy as np
 from nas.admit import gate
 from nas.propose import numbers
 from nas.propose.crossing import transplant
-from nas.propose.grammar import identifier, keeps_shape, pick, render, with_residual
+from nas.propose.grammar import identifier, may_be_added, pick, render, with_residual
 from nas.propose.places import (
     Context,
     Segment,
@@ -176,7 +176,7 @@ def _place(context: Context, primitive: Primitive, segment: Segment, *, residual
     out = size(piece.width, context.flow, draft, space)
     own = {n: draft.fresh(n) for s in piece.call for n in defined(s).names if n != "h" and n in variables(draft)}
     call = piece.call
-    if out == segment.before.width and rng.random() < residual and keeps_shape(primitive, piece, width):
+    if out == segment.before.width and rng.random() < residual and may_be_added(primitive, piece, width):
         call = with_residual(call, "h", draft.fresh("skip"))
     if out is not None and segment.after.width not in (None, out):
         fit = draft.fresh("fit", taken=(name,))

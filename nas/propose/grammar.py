@@ -66,7 +66,7 @@ def sample(space: SearchSpace, rng: np.random.Generator) -> str:
             width = "spec.width"
         name = f"{identifier(primitive.name)}_{index}"
         piece = render(primitive, name=name, width=width, taken=tunables, rng=rng)
-        residual = 0 < index < len(chosen) - 1 and keeps_shape(primitive, piece, width) and rng.random() < RESIDUAL
+        residual = 0 < index < len(chosen) - 1 and may_be_added(primitive, piece, width) and rng.random() < RESIDUAL
         call += with_residual(piece.call, "h", f"skip_{index}") if residual else piece.call
         told.append(f"residual {primitive.name}" if residual else primitive.name)
         init += piece.init
@@ -129,9 +129,9 @@ def unused(stem: str, is_taken: Callable[[str], bool]) -> str:
     return stem if number == 1 else f"{stem}_{number}"
 
 
-def keeps_shape(primitive: Primitive, piece: Piece, width: str) -> bool:
-    """Whether what comes out may be added to what went in, as far as the text shows."""
-    same = piece.width == ast.unparse(expression(width))
+def may_be_added(primitive: Primitive, piece: Piece, width: str) -> bool:
+    """Whether what comes out may be added to what went in, as far as the text shows, and is not already."""
+    same = piece.width == ast.unparse(expression(width)) and not primitive.residual
     return same and not _RESIZING.search(primitive.init + primitive.call)
 
 

@@ -295,7 +295,9 @@ CHANNELS = (GATE, POINTWISE, RMS_NORM, LAYER_NORM, SCALE)
 """Primitives that see one position, other than MLPs."""
 
 STACK = tuple(
-    Primitive(name=name, init=f"self.{{name}} = layers.{kind}(spec, rngs=rngs)", call="h = self.{name}(h)")
+    Primitive(
+        name=name, init=f"self.{{name}} = layers.{kind}(spec, rngs=rngs)", call="h = self.{name}(h)", residual=True
+    )
     for name, kind in {
         "attention": "Attention",
         "sliding_window": "SlidingWindow",
