@@ -387,7 +387,9 @@ def _trained(
 
     with contextlib.closing(Store(run, write=True)) as store:
         work = Ablation(store, space, subject, seeds, said)
-        with open_workplace(store, space, workers or default_workers()) as (executor, place):
+        with open_workplace(store, space, workers or default_workers()) as (executor, place, warnings):
+            for text in warnings:
+                said(text)
             with stop_on_signals(work, said):
                 if not work.run(executor, place):
                     said(f"stopped; the same command goes on where it was, with {run}")

@@ -433,7 +433,9 @@ def confirm_run(folder: Path, finalists: int, workers: int, said: Callable[[str]
     try:
         if not _finalists(read(store), finalists):
             raise StoreError(f"'{folder}' has no candidate with a score yet, so there is nothing to confirm")
-        with open_workplace(store, load(store.config["space"]), workers) as (executor, place):
+        with open_workplace(store, load(store.config["space"]), workers) as (executor, place, warnings):
+            for text in warnings:
+                said(text)
             confirmation = Confirmation(place, executor, finalists, kept_folder(folder), said)
             with stop_on_signals(confirmation, said):
                 return confirmation.run()

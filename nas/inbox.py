@@ -20,10 +20,10 @@ from typing import Any, Literal, get_args
 from nas.records import to_plain
 from nas.store import write_file
 
-Kind = Literal["note", "pin", "unpin", "veto", "unveto", "kind", "proposal", "model", "lookahead"]
+Kind = Literal["note", "pin", "unpin", "veto", "unveto", "kind", "proposal", "model", "lookahead", "sandbox"]
 """What a message asks for: a sentence for the next prompts, a candidate to be promoted as soon as there is room or no
-more, one that is no parent and not promoted or again, a kind of change, a candidate, that the model is asked or not,
-and, from the search itself only, that decisions wait for fewer tasks."""
+more, one that is no parent and not promoted or again, a kind of change, a candidate, that the model is asked or not;
+and, from the search itself only, that decisions wait for fewer tasks, and which locks candidates lack from here on."""
 
 PARENTS = 8
 """Most parents that a proposal names."""
@@ -42,7 +42,7 @@ class Message:
       time: when, UTC, ISO 8601.
       content: of a note and of a kind `text`, of a pin and a veto `candidate`, of a proposal `source`, `parents` and
         `text`, of a model the `text` "on" or "off" and, from who resumes a run, new limits `max_usd` and `max_calls`,
-        of a lookahead its `count`.
+        of a lookahead its `count`, of a sandbox its `mode` and what is `missing`.
     """
 
     id: str
@@ -112,7 +112,8 @@ def _read(path: Path) -> Message:
     texts = [getattr(found, name.name) for name in dataclasses.fields(found) if name.name != "content"]
     if not all(isinstance(text, str) for text in texts) or found.kind not in get_args(Kind):
         raise ValueError("no message")
-    if found.kind == "lookahead" or found.kind == "model" and found.content not in ({"text": "on"}, {"text": "off"}):
+    switched = found.kind != "model" or found.content in ({"text": "on"}, {"text": "off"})
+    if found.kind in ("lookahead", "sandbox") or not switched:
         raise ValueError("not to be had by a message")
     expected: dict[str, type] = {"note": str, "kind": str, "proposal": str, "model": str}
     key = {"proposal": "source", "note": "text", "kind": "text", "model": "text"}.get(found.kind, "candidate")

@@ -106,6 +106,7 @@ def caption(board: Board) -> list[str]:
         *(confirmed.notes(board) if board.confirmed else ()),
         *([board.control] if board.control else ()),
         *(spending.lines(board.spending) if board.spending else ()),
+        *unlocked(board.messages),
         *_told(board.messages),
     ]
     return [one_line(line) for line in lines]
@@ -150,9 +151,23 @@ def _on_front(row: Row, board: Board) -> list[str]:
     return [one.measure for one in board.front if one.rung == row.rung and row.candidate in one.candidates]
 
 
+def unlocked(messages: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What candidates could do for want of a lock, wherever the run was at work; nothing if every lock held."""
+    found = {
+        message["content"]["missing"]: message["content"]["mode"]
+        for message in messages
+        if message["kind"] == "sandbox"
+    }
+    return [
+        f"Code that was written by a model ran without these locks of its process (--sandbox {mode}): {missing}."
+        for missing, mode in found.items()
+        if missing != "nothing"
+    ]
+
+
 def _told(messages: Sequence[Mapping[str, Any]]) -> list[str]:
     """What people said to the search, the last of it; proposals stand in the table."""
-    said = [message for message in messages if message["kind"] != "proposal"]
+    said = [message for message in messages if message["kind"] not in ("proposal", "sandbox")]
     lines = []
     for message in said[-MESSAGES:]:
         what = " ".join(f"{value}" for value in message["content"].values())

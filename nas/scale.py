@@ -206,7 +206,9 @@ def scale_run(
     if missing:
         said(_announcement(protocol, missing))
         with contextlib.closing(Store(folder, write=True)) as store:
-            with open_workplace(store, space, workers or default_workers()) as (executor, place):
+            with open_workplace(store, space, workers or default_workers()) as (executor, place, warnings):
+                for text in warnings:
+                    said(text)
                 scaling = Scaling(place, executor, protocol, said)
                 with stop_on_signals(scaling, said):
                     scaling.run()

@@ -15,11 +15,12 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from nas import asking
 from nas.confirm import FINALISTS, Confirmation, kept_folder
 from nas.control import sentence
+from nas.execute import Sandbox, Unlocked, usual_sandbox
 from nas.execute.local import LocalExecutor
 from nas.leaderboard import write_table
 from nas.llm import LlmError
@@ -70,6 +71,12 @@ def parser() -> argparse.ArgumentParser:
         help="tasks a decision does not wait for (8 a worker, 16 for a slow model)",
     )
     add("--order", choices=("slots", "arrival"), default="slots", help="slots repeats bit for bit; arrival never waits")
+    add(
+        "--sandbox",
+        choices=get_args(Sandbox),
+        help="what code that a model wrote is locked with: strict refuses to run it without all of the kernel's locks, "
+        "auto uses those that there are and says what is missing, off none (strict on Linux)",
+    )
     add("--devices-per-trial", type=int, default=1, metavar="N", help="accelerators that share a trial's batches (1)")
     add("--max-hours", type=float, metavar="H", help="decide nothing new after so many hours (no limit)")
     add("--confirm", type=int, metavar="N", help=f"finalists that fresh seeds confirm at the end ({FINALISTS})")
@@ -93,7 +100,7 @@ def main(arguments: Sequence[str] | None = None, client: Any = None) -> int:
     parsed = parser().parse_args(arguments)
     try:
         return _run(parsed, arguments, client)
-    except (UsageError, SpaceError, StoreError, LlmError) as error:
+    except (UsageError, SpaceError, StoreError, LlmError, Unlocked) as error:
         if parsed.debug:
             traceback.print_exc()
         print(f"nas.search: {' '.join(str(error).split())}", file=sys.stderr)
@@ -149,7 +156,10 @@ def _run(parsed: argparse.Namespace, arguments: Sequence[str] | None, client: An
     try:
         _say_start(view, store, config, space, resumed=bool(parsed.resume))
         with contextlib.ExitStack() as open_things:
-            local, place = open_things.enter_context(open_workplace(store, space, workers))
+            workplace = open_workplace(store, space, workers, parsed.sandbox)
+            local, place, warnings = open_things.enter_context(workplace)
+            for text in warnings:
+                view.say(text)
             executor: LocalExecutor | Desk = local
             if config.get("model"):
                 executor = asking.open_desk(local, store, asked)
@@ -254,6 +264,7 @@ def _create(
         "machine": machine() | {"workers": workers},
         "control": parsed.control,
         "confirm": FINALISTS if parsed.confirm is None else parsed.confirm,
+        "sandbox": parsed.sandbox or usual_sandbox(),
         "name": name,
         "created": stamp,
         **more,

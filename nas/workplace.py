@@ -13,30 +13,37 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from nas.execute import Executor, Job
+from nas import inbox
+from nas.execute import Executor, Job, Sandbox, Unlocked, usual_sandbox
+from nas.execute.confine import LAYERS
 from nas.execute.local import LocalExecutor
 from nas.flows import Place, preload
+from nas.records import to_plain
 from nas.space import SearchSpace, digest
 from nas.store import Store, StoreError
 
 
 class Workplace(NamedTuple):
-    """An executor that is open, and the run that it works for."""
+    """An executor that is open, the run that it works for, and what a person must know of how candidates are locked."""
 
     executor: LocalExecutor
     place: Place
+    warnings: Sequence[str]
 
 
 @contextlib.contextmanager
-def open_workplace(store: Store, space: SearchSpace, workers: int) -> Iterator[Workplace]:
+def open_workplace(
+    store: Store, space: SearchSpace, workers: int, sandbox: Sandbox | None = None
+) -> Iterator[Workplace]:
     """Start an executor for a run, and make its arrays unless they are there.
 
     Args:
       store: of the run, open for writing.
       space: the one that it was made with.
       workers: jobs at once.
+      sandbox: how candidates are locked; as the run has it, or as is usual here, if None.
     Raises:
-      StoreError: the space's file has changed since, or the arrays cannot be made.
+      StoreError: the space's file has changed since, the arrays cannot be made, or a lock is missing.
     """
     if store.config["space_digest"] != digest(space):
         text = f"'{store.folder}' was made with another state of space '{space.name}@{store.config['space_version']}'"
@@ -47,15 +54,41 @@ def open_workplace(store: Store, space: SearchSpace, workers: int) -> Iterator[W
         text = f"a trial of '{store.folder}' has {devices} devices and this machine has {there}"
         raise StoreError(f"{text}; go on where there are as many")
     found, reference = accelerators(), store.config["space"]
-    with LocalExecutor(workers, preload(space), found) as executor:
+    try:
+        mode = sandbox or store.config.get("sandbox") or usual_sandbox()
+        executor = LocalExecutor(workers, preload(space), found, sandbox=mode)
+    except Unlocked as error:
+        raise StoreError(str(error)) from error
+    with executor:
+        warnings = _locks(executor, store, mode)
         kind = found[0].partition(":")[0] if found else "cpu"
-        yield Workplace(
-            executor,
-            Place(
-                reference=reference, space=space, store=store, examples=_prepare(executor, store, reference),
-                accelerators=len(found), platform=kind, devices=devices,
-            ),
+        place = Place(
+            reference=reference, space=space, store=store, accelerators=len(found), platform=kind, devices=devices,
+            examples=_prepare(executor, store, reference),
         )  # fmt: skip
+        yield Workplace(executor, place, warnings)
+
+
+def _locks(executor: LocalExecutor, store: Store, mode: Sandbox) -> list[str]:
+    """Find out how candidates are locked here, and note it in the run where that is not in every way, or has changed.
+
+    Returns:
+      What a candidate could do for want of a lock, a sentence each.
+    Raises:
+      StoreError: a lock is missing that the mode asks for.
+    """
+    try:
+        missing = executor.missing_locks()
+    except Unlocked as error:
+        raise StoreError(
+            f"{error}. Search where it has them, or say --sandbox auto to go on with the others"
+        ) from error
+    noted = [message["content"] for message in store.messages() if message["kind"] == "sandbox"]
+    content = {"mode": mode, "missing": "; ".join(f"{layer} ({why})" for layer, why in missing.items()) or "nothing"}
+    if content != (noted[-1] if noted else {"mode": mode, "missing": "nothing"}):
+        slot = max((task.slot for task in store.tasks()), default=-1) + 1
+        store.hear(slot, to_plain(inbox.message("sandbox", "the search", **content)))
+    return [f"SANDBOX {mode}: no lock of {layer} ({why}): {LAYERS[layer]}" for layer, why in missing.items()]
 
 
 def default_workers() -> int:

@@ -114,7 +114,7 @@ def test_receipt_that_was_stopped_goes_on_and_ends_the_same(run: Path, done: Pat
     try:
         subject = choose(read(store), space, winner)
         work = Ablation(store, space, subject, SEEDS, lambda text: work.stop() if "seeds trained" in text else None)
-        with open_workplace(store, space, 1) as (executor, place):
+        with open_workplace(store, space, 1) as (executor, place, _):
             assert not work.run(executor, place)
         assert 0 < len(store.retrainings()) < len(trained(done))
         assert not work.lines()[1]

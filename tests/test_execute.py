@@ -1,6 +1,7 @@
-"""A battery that every executor must pass, then what is particular to the local one.
+"""A battery that every executor must pass, then what is particular to the local one; without the kernel's locks.
 
-Another backend is run through the battery by adding a line to `BACKENDS`.
+Jobs look into `/proc` here to see what they were left; `test_confine.py` has the locks. Another backend is run
+through the battery by adding a line to `BACKENDS`.
 """
 
 import os
@@ -21,7 +22,7 @@ from nas.execute.local import LocalExecutor
 from nas.execute.server import FRAME_LIMIT_BYTES, HEADER, to_frame
 
 BACKENDS: dict[str, Callable[[], Executor]] = {
-    "local": lambda: LocalExecutor(workers=2, preload=()),
+    "local": lambda: LocalExecutor(workers=2, preload=(), sandbox="off"),
 }
 SECRET = "canary-of-the-coordinator"
 
@@ -344,13 +345,13 @@ def server_pid(executor: LocalExecutor) -> int:
 
 @pytest.fixture
 def local_executor() -> Iterator[LocalExecutor]:
-    with LocalExecutor(workers=2, preload=()) as executor:
+    with LocalExecutor(workers=2, preload=(), sandbox="off") as executor:
         yield executor
 
 
 def test_server_with_jax_has_one_thread_and_no_backend_and_jobs_compute(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAX_PLATFORMS", "no_such_platform")  # not for jobs
-    with LocalExecutor(workers=1) as executor:
+    with LocalExecutor(workers=1, sandbox="off") as executor:
         state = run(executor, job("server_state")).result
         assert (state["backend"], state["threads"]) == (False, 1)
         computed = run(executor, job("compute", payload={"size": 8})).result
@@ -404,7 +405,7 @@ import os, signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs tests in the background has it ignored
 from nas.execute import Job
 from nas.execute.local import LocalExecutor
-executor = LocalExecutor(workers=2, preload=())
+executor = LocalExecutor(workers=2, preload=(), sandbox="off")
 for index in range(2):
     payload = {"pids": sys.argv[1 + index], "new_session": bool(index)}
     executor.submit(Job(id=str(index), entry="jobs:hang", payload=payload))

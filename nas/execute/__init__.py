@@ -5,9 +5,27 @@ it was given and is never retried; a job that is *lost* (killed, crashed, machin
 This module holds the protocol only; `local.py` is the backend for one machine.
 """
 
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
+
+Sandbox = Literal["strict", "auto", "off"]
+"""Whether a sealed job runs where the kernel lacks a lock: not at all, or with the others; `off` uses none."""
+
+
+class Unlocked(Exception):
+    """Sealed jobs would run without a lock that was asked for; the message says which."""
+
+
+def usual_sandbox() -> Sandbox:
+    """What holds unless it is said otherwise: `NAS_SANDBOX`, or `strict` where there are such locks."""
+    named = os.environ.get("NAS_SANDBOX", "strict" if sys.platform == "linux" else "auto")
+    for known in get_args(Sandbox):
+        if known == named:
+            return known
+    raise Unlocked(f"NAS_SANDBOX={named}: one of {', '.join(get_args(Sandbox))} is needed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +55,9 @@ class Job:
       timeout_s: wall-clock limit from the moment it starts to run [s]; then its whole process group is killed.
       attempts: how often it may be started if it is lost.
       priority: of the jobs that wait, the one with the lowest number starts first; equal numbers in order of arrival.
-      sealed: run with an empty environment and no inherited descriptors: for what executes candidate code.
+      sealed: run with an empty environment and no inherited descriptors, locked by the kernel (`nas.execute.confine`):
+        for what executes candidate code.
+      readable: files and folders that a sealed job may read besides Python and what was imported; it writes nowhere.
     """
 
     id: str
@@ -48,6 +68,7 @@ class Job:
     attempts: int = 2
     priority: int = 0
     sealed: bool = False
+    readable: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from nas.execute import Event, Job, Need, Usage, server
+from nas.execute import Event, Job, Need, Sandbox, Unlocked, Usage, confine, server, usual_sandbox
 from nas.execute.attempt import Attempt, Waiting, last_line, resident_bytes
 from nas.execute.launch import ServerProcess
 
@@ -55,6 +55,7 @@ class LocalExecutor:
     Args:
       workers: how many cores to use, by default all that this process may use.
       preload: modules to import once, before jobs are forked. They must open no JAX backend and start no thread.
+      sandbox: how sealed jobs are locked, see `nas.execute.Sandbox`; by default as `usual_sandbox` says.
       accelerators: the devices to hand out, `cuda:0` or `tpu:0` and so on, all of one kind; none by default. A job
         sees those that it was given, and JAX in a job that was given none runs on the CPU.
 
@@ -67,6 +68,8 @@ class LocalExecutor:
         workers: int | None = None,
         preload: Sequence[str] = PRELOAD,
         accelerators: Sequence[str] | None = None,
+        *,
+        sandbox: Sandbox | None = None,
     ) -> None:
         self._workers = _cores() if workers is None else workers
         if self._workers < 1:
@@ -74,6 +77,8 @@ class LocalExecutor:
         self._accelerators = tuple(accelerators or ())
         self._platform = _platform(self._accelerators)
         self._preload = tuple(preload)
+        self._sandbox: Sandbox = sandbox or usual_sandbox()
+        self._imported: tuple[int, list[str]] = (0, [])
         self._free_cores = self._workers
         self._free_accelerators = list(self._accelerators)
         self._known: set[str] = set()
@@ -128,6 +133,21 @@ class LocalExecutor:
         self._start()  # so that no core idles until the next call
         events, self._events = self._events, []
         return events
+
+    def missing_locks(self) -> dict[str, str]:
+        """Find out which locks sealed jobs lack here, and why, by running one; nothing else may run or wait.
+
+        Raises:
+          Unlocked: they would not run.
+        """
+        if self._sandbox == "off":
+            return dict.fromkeys(confine.LAYERS, "off")
+        self.submit(Job(id="missing locks", entry="nas.execute.confine:report_job", payload={}, sealed=True))
+        while not (events := self.poll(1.0)):
+            pass
+        if events[0].kind != "done":
+            raise Unlocked(events[0].error or events[0].kind)
+        return {layer: why for layer, why in events[0].result.items() if why}
 
     def cancel(self, job_id: str) -> None:
         """End a job, running or waiting; its event says `cancelled`. Unknown ids, and jobs that ended, are ignored."""
@@ -249,7 +269,15 @@ class LocalExecutor:
             address_space_bytes=memory + _SPARE_BYTES if memory else _ADDRESS_SPACE_BYTES,
             # For when nobody polls; a job on several cores may use that many seconds in one.
             cpu_s=math.ceil(min(job.timeout_s * job.need.cpus, 1e9)) + _SPARE_CPU_S,
+            sandbox=self._sandbox,
+            readable=[*self._modules(), *map(os.path.realpath, job.readable)] if job.sealed else [],
         )
+
+    def _modules(self) -> list[str]:
+        """Where Python and what was imported so far are read from: what a job may need of a space among it."""
+        if self._imported[0] != len(sys.modules):
+            self._imported = len(sys.modules), [*confine.installation(), *confine.modules()]
+        return self._imported[1]
 
     # From a job's end to its event.
 

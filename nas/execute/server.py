@@ -30,11 +30,13 @@ import struct
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, cast
 
 import msgpack
+
+from nas.execute import confine
 
 HEADER = struct.Struct(">Q")
 """Every message is preceded by the number of its bytes."""
@@ -61,6 +63,9 @@ class Start:
       environment: variables to set.
       address_space_bytes: limit of virtual memory of a sealed job.
       cpu_s: limit of processor time of a sealed job [s].
+      sandbox: `strict`, `auto` or `off`: whether a sealed job is locked by the kernel, see `confine`, and does not run
+        where a lock is missing.
+      readable: what a sealed job may read.
     """
 
     number: int
@@ -68,6 +73,8 @@ class Start:
     environment: Mapping[str, str]
     address_space_bytes: int
     cpu_s: int
+    sandbox: str
+    readable: Sequence[str]
 
 
 def to_frame(message: Any) -> bytes:
@@ -279,7 +286,7 @@ def _arrange_descriptors(channel: int, errors: int) -> None:
 
 
 def _apply(start: Start) -> None:
-    """Set environment and limits. The one place for further locks on sealed jobs: they have not read their call yet."""
+    """Set environment, limits and, for a sealed job, locks: it has not read its call yet."""
     _limit(resource.RLIMIT_CORE, 0)
     if _LINUX:  # when memory runs out, the kernel is to end a job, not the coordinator
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
@@ -294,6 +301,11 @@ def _apply(start: Start) -> None:
     os.environ.update(start.environment)
     if "jax" in sys.modules:  # it read the server's variable when it was imported
         sys.modules["jax"].config.update("jax_platforms", start.environment["JAX_PLATFORMS"])
+    if start.sealed and start.sandbox != "off":
+        missing = [f"{layer}: {why}" for layer, why in confine.confine(start.readable).items() if why]
+        if missing and start.sandbox == "strict":
+            print(f"the sandbox lacks {'; '.join(missing)}", file=sys.stderr, flush=True)
+            os._exit(1)
     gc.enable()
 
 

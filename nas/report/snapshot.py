@@ -31,7 +31,7 @@ from typing import Any
 from nas.confirmed import by_candidate, claim
 from nas.judge import forecast
 from nas.judge.proxy import Proxy, sentence
-from nas.leaderboard import UNCONFIRMED, summary
+from nas.leaderboard import UNCONFIRMED, summary, unlocked
 from nas.progress import one_line, visible
 from nas.records import Failure, Trial, to_plain
 from nas.report import figures
@@ -261,7 +261,7 @@ def notices(records: Records, made: Board) -> list[str]:
     """What a reader must know before the figures: that a run is empty, unfinished, or without anything to compare."""
     if not records.tasks:
         return ["This run has decided nothing yet: there is nothing to show."]
-    told = []
+    told = unlocked(made.messages)
     if made.open_tasks:
         verb = "task is" if made.open_tasks == 1 else "tasks are"
         told.append(f"Not finished: {made.open_tasks} {verb} running or cut off, so all figures may still change.")

@@ -1,0 +1,38 @@
+"""Entries of the sealed jobs of `test_confine.py`: plain Python where a candidate would run."""
+
+import ctypes
+import os
+from typing import Any
+
+from nas.execute import confine
+
+
+def attempt(code: str, names: dict[str, Any]) -> str:
+    """What the code stole, as text."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.syscall.restype = ctypes.c_long
+    libc.mmap.restype = ctypes.c_void_p
+
+    def call(number: int, *arguments: Any) -> int:
+        return libc.syscall(ctypes.c_long(number), *arguments)
+
+    known: dict[str, Any] = {"os": os, "ctypes": ctypes, "libc": libc, "call": call, **names}
+    exec(code, known)
+    return str(known.get("result", ""))
+
+
+def attempt_as(
+    code: str, names: dict[str, Any], readable: list[str], *, user: int = 0, landlock: int | None = None
+) -> list[Any]:
+    """The same under locks that it puts on itself, as another user or with an older interface; and which locks hold."""
+    if user:
+        os.setgroups([])
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
+    if landlock:
+        confine.landlock_version = lambda: landlock
+    missing = [layer for layer, why in confine.confine(readable).items() if why]
+    try:
+        return [missing, attempt(code, names)]
+    except Exception:
+        return [missing, ""]
