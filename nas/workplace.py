@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from nas import inbox
 from nas.execute import Executor, Job, Sandbox, Unlocked, usual_sandbox
-from nas.execute.confine import LAYERS
+from nas.execute.confine import sentence
 from nas.execute.local import LocalExecutor
 from nas.flows import Place, preload
 from nas.records import to_plain
@@ -80,15 +80,14 @@ def _locks(executor: LocalExecutor, store: Store, mode: Sandbox) -> list[str]:
     try:
         missing = executor.missing_locks()
     except Unlocked as error:
-        raise StoreError(
-            f"{error}. Search where it has them, or say --sandbox auto to go on with the others"
-        ) from error
+        text = "Search where the kernel has that lock, or say --sandbox auto to go on with the others"
+        raise StoreError(f"the sandbox has {error}. {text}") from error
     noted = [message["content"] for message in store.messages() if message["kind"] == "sandbox"]
     content = {"mode": mode, "missing": "; ".join(f"{layer} ({why})" for layer, why in missing.items()) or "nothing"}
     if content != (noted[-1] if noted else {"mode": mode, "missing": "nothing"}):
         slot = max((task.slot for task in store.tasks()), default=-1) + 1
         store.hear(slot, to_plain(inbox.message("sandbox", "the search", **content)))
-    return [f"SANDBOX {mode}: no lock of {layer} ({why}): {LAYERS[layer]}" for layer, why in missing.items()]
+    return [f"SANDBOX {mode}: {sentence(layer, why)}" for layer, why in missing.items()]
 
 
 def default_workers() -> int:

@@ -249,7 +249,7 @@ def test_search_refuses_to_begin_without_a_lock(tmp_path: Path, number: int, lay
     ended = searched(tmp_path, [number])
     told = [line for line in ended.stderr.splitlines() if not line.startswith("time=")]
     assert ended.returncode == 2 and len(told) == 1
-    assert f"the sandbox lacks {layer}: " in told[0] and "ENOSYS" in told[0] and "--sandbox auto" in told[0]
+    assert f"the sandbox has no lock of {layer} (" in told[0] and "ENOSYS" in told[0] and "--sandbox auto" in told[0]
 
 
 @numbered

@@ -56,9 +56,14 @@ def confine(readable: Sequence[str]) -> dict[str, str]:
         try:
             lock()
             held[layer] = ""
-        except Exception as error:
-            held[layer] = " ".join(str(error).split()) or type(error).__name__
+        except OSError as error:
+            held[layer] = error.strerror or " ".join(str(error).split())
     return dict(held)
+
+
+def sentence(layer: str, why: str) -> str:
+    """What a person must know of a lock that is missing."""
+    return f"no lock of {layer} ({why}): {LAYERS[layer]}"
 
 
 def report_job() -> dict[str, str]:

@@ -141,13 +141,20 @@ class LocalExecutor:
           Unlocked: they would not run.
         """
         if self._sandbox == "off":
-            return dict.fromkeys(confine.LAYERS, "off")
-        self.submit(Job(id="missing locks", entry="nas.execute.confine:report_job", payload={}, sealed=True))
-        while not (events := self.poll(1.0)):
-            pass
+            return dict.fromkeys(confine.LAYERS, "it is off")
+        wanted, self._sandbox = self._sandbox, "auto"
+        try:
+            self.submit(Job(id="missing locks", entry="nas.execute.confine:report_job", payload={}, sealed=True))
+            while not (events := self.poll(1.0)):
+                pass
+        finally:
+            self._sandbox = wanted
         if events[0].kind != "done":
-            raise Unlocked(events[0].error or events[0].kind)
-        return {layer: why for layer, why in events[0].result.items() if why}
+            raise Unlocked(f"a sealed job does not run here: {events[0].error or events[0].kind}")
+        missing = {layer: why for layer, why in events[0].result.items() if why}
+        if missing and wanted == "strict":
+            raise Unlocked("; ".join(confine.sentence(layer, why) for layer, why in missing.items()))
+        return missing
 
     def cancel(self, job_id: str) -> None:
         """End a job, running or waiting; its event says `cancelled`. Unknown ids, and jobs that ended, are ignored."""
