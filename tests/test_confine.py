@@ -277,6 +277,22 @@ def test_the_other_locks_hold_all_the_same(prey: Prey, tmp_path: Path, number: i
     assert set(prey.effects()) <= made
 
 
+def self_checked(*lacking: int) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "nas.admit", "--self-check"]
+    script = [sys.executable, WITHOUT, *map(str, lacking), "--", *command]
+    return subprocess.run(script, capture_output=True, text=True, timeout=120)
+
+
+@numbered
+def test_self_check_says_what_is_open_and_what_is_not() -> None:
+    whole, without = self_checked(), self_checked(LANDLOCK)
+    assert whole.returncode == 0 and whole.stdout.count("holds") == len(LAYERS) and "YES" not in whole.stdout
+    assert without.returncode == 1 and "no lock of files" in without.stdout
+    opened = [line for line in without.stdout.splitlines() if line.endswith("YES")]
+    assert any("read a file of yours" in line for line in opened)
+    assert not any("network" in line or "program" in line for line in opened)
+
+
 def main(asked: str) -> None:
     """Attack with some groups under the locks that there are, and print what was answered."""
     names, groups = msgpack.unpackb(Path(asked).read_bytes())

@@ -3,6 +3,7 @@
 Prints the verdict, and for an admitted candidate what its program costs and its fingerprint; with `--device tpu-v5e`
 also whether it compiles for that device, in what time, and whether it fits, on a machine that has none. Exit status 0
 if it is admitted, 1 if not, 2 if the file or the space cannot be read or nothing can be compiled for the device.
+`--self-check` says instead what a candidate could reach on this machine.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from typing import Any
 from nas.admit import Admitted, Flow, admit, drive
 from nas.admit.ahead import TPUS, missing
 from nas.admit.gate import check
+from nas.admit.self_check import self_check
 from nas.execute import Job
 from nas.execute.local import LocalExecutor
 from nas.records import Failure, defaults
@@ -26,11 +28,16 @@ AHEAD_TIMEOUT_S = 600.0
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m nas.admit", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("file", type=Path, help="the candidate's module")
+    parser.add_argument("file", type=Path, nargs="?", help="the candidate's module")
     parser.add_argument("--space", default="mnist1d", metavar="SPACE", help="name, file or module:object (mnist1d)")
     parser.add_argument("--device", metavar="NAME", help=f"also compile it for {', '.join(TPUS)}, without having one")
     parser.add_argument("--json", action="store_true", help="print the verdict as JSON")
+    parser.add_argument("--self-check", action="store_true", help="say what a candidate could reach on this machine")
     parsed = parser.parse_args(arguments)
+    if parsed.self_check:
+        return self_check()
+    if parsed.file is None:
+        parser.error("give the candidate's file, or --self-check")
     try:
         space = load(parsed.space)
         source = parsed.file.read_text("utf-8")
