@@ -240,7 +240,7 @@ def training(
     need = Need(cpus=1, accelerators=min(place.devices, place.accelerators), memory_bytes=TRAIN_MEMORY_BYTES)
     return Job(
         id=name, entry="nas.train.job:train_job", payload=payload, need=need,
-        timeout_s=TRAIN_TIMEOUT_S, attempts=3, priority=priority,
+        timeout_s=TRAIN_TIMEOUT_S, attempts=3, priority=priority, writable=store.folders_of_trainers(),
     )  # fmt: skip
 
 

@@ -388,6 +388,13 @@ class Store:
         """Where the weights of one fresh seed are."""
         return self.folder / "checkpoints" / f"seed-{candidate:04d}-{place:02d}.safetensors"
 
+    def folders_of_trainers(self) -> list[str]:
+        """Where trainers write; they are there afterwards."""
+        folders = [self.folder / part for part in ("cache", "checkpoints", "test")]
+        for folder in folders:
+            folder.mkdir(exist_ok=True)
+        return [str(folder) for folder in folders]
+
     def disk_bytes(self) -> int:
         """Bytes that the run's folder holds; files may come and go meanwhile."""
         total = 0

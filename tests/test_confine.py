@@ -203,6 +203,27 @@ def test_attacks_are_alive_where_nothing_is_locked(prey: Prey) -> None:
     assert len(failed) <= 0.4 * len(tried), failed
 
 
+def written(executor: LocalExecutor, prey: Prey, folder: Path, code: str) -> str:
+    """What becomes of a piece of Python in a job that may write to a folder, as a trainer may to some."""
+    payload = {"code": code, "names": prey.names | {"OWN": str(folder)}}
+    ident, folders = f"writer.{next(_NUMBERS)}", [str(folder)]
+    executor.submit(Job(id=ident, entry=ATTEMPT, payload=payload, writable=folders, timeout_s=2, attempts=1))
+    while not (events := executor.poll(5)):
+        pass
+    return str(events[0].result) if events[0].kind == "done" else ""
+
+
+def test_trainer_writes_to_its_folders_and_nowhere_else(strict: LocalExecutor, prey: Prey, tmp_path: Path) -> None:
+    code = "os.mkdir(OWN + '/new')\nwith open(OWN + '/new/a', 'w') as file: file.write(open(SECRET).read())\n"
+    code += "os.replace(OWN + '/new/a', OWN + '/new/b')\nresult = open(OWN + '/new/b').read()\n"
+    assert written(strict, prey, tmp_path, code + "os.unlink(OWN + '/new/b')\nos.rmdir(OWN + '/new')") == SECRET
+    assert list(tmp_path.iterdir()) == []
+    for attack in STEALING:
+        if attack.group in ("writing", "network", "processes", "kernel", "undoing"):
+            assert "loot" not in written(strict, prey, tmp_path, attack.code), attack
+            assert prey.effects() == [], attack
+
+
 # ---- elsewhere ----
 
 OF_EACH = {attack.group: attack for attack in reversed(STEALING)}

@@ -58,6 +58,8 @@ class Job:
       sealed: run with an empty environment and no inherited descriptors, locked by the kernel (`nas.execute.confine`):
         for what executes candidate code.
       readable: files and folders that a sealed job may read besides Python and what was imported; it writes nowhere.
+      writable: folders outside which a job that is not sealed writes nothing; it is then locked too, but for reading.
+        None is no lock. A job that was given an accelerator has none: what a driver needs is not known.
     """
 
     id: str
@@ -69,6 +71,7 @@ class Job:
     priority: int = 0
     sealed: bool = False
     readable: Sequence[str] = ()
+    writable: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,9 @@
 """Locks that a process puts on itself before it runs what a model wrote: Linux's own, nothing to install.
 
-In go the files that it may read; from then on it reads those and no others, writes nowhere, reaches no network, starts
-no process, signals nobody, and cannot take any of it back. Its descriptors, its environment and its limits are set by
-`server.py`, which calls this in every sealed job before the job has read what it is to do.
+In go the files that it may read and the folders that it may write to; from then on it reads and writes those and no
+others, reaches no network, starts no process, signals nobody, and cannot take any of it back. Its descriptors, its
+environment and its limits are set by `server.py`, which calls this in every sealed job, and with other folders in
+every trainer, before the job has read what it is to do.
 
     single thread   Landlock binds the thread that asks for it and those that it starts, none that is there already
     privileges      no new ones by any exec, no capabilities, no reading of its memory by others of the same user
@@ -37,19 +38,20 @@ held: dict[str, str] = {}
 """What `confine` said in this process."""
 
 
-def confine(readable: Sequence[str]) -> dict[str, str]:
+def confine(readable: Sequence[str], writable: Sequence[str] = ()) -> dict[str, str]:
     """Lock this process, for good.
 
     Args:
       readable: files, and folders with all that lies below them; what does not exist is passed over.
+      writable: the same of what may be read and written, made and removed.
     Returns:
       For each of `LAYERS` an empty text if it holds, else why it does not.
     """
     steps: dict[str, Callable[[], None]] = {
         "single thread": _check_threads,
         "privileges": _drop_privileges,
-        "files": lambda: _lock_files(readable),
-        "calls": _lock_calls,
+        "files": lambda: _lock_files(readable, writable),
+        "calls": lambda: _lock_calls(writing=bool(writable)),
     }
     held.clear()
     for layer, lock in steps.items():
@@ -170,7 +172,9 @@ def _drop_privileges() -> None:
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same number on every architecture
 _QUERY_VERSION = 1
-_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1, 2, 4, 8
+_READ, _READ_FOLDER = 4, 4 | 8
+_WRITE = 4 | 2 | 1 << 14  # an open file: read, write, truncate
+_WRITE_FOLDER = _READ_FOLDER | _WRITE | 16 | 32 | 128 | 256  # and remove and make files and folders, nothing special
 _RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}
 """How many of the rights over files an interface knows, the lowest bits first; from 5 on it is 16."""
 _FROM_TCP, _FROM_SCOPES = 4, 6  # interfaces
@@ -182,8 +186,8 @@ def landlock_version() -> int:
     return _call(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(_QUERY_VERSION))
 
 
-def _lock_files(readable: Sequence[str]) -> None:
-    """Allow reading below `readable`, and no other way to a file."""
+def _lock_files(readable: Sequence[str], writable: Sequence[str]) -> None:
+    """Allow reading below `readable`, reading and writing below `writable`, and no other way to a file."""
     version = landlock_version()
     rights = (1 << _RIGHTS.get(version, 16)) - 1
     tcp = _BIND_CONNECT if version >= _FROM_TCP else 0
@@ -191,14 +195,15 @@ def _lock_files(readable: Sequence[str]) -> None:
     size = 8 if version < _FROM_TCP else 16 if version < _FROM_SCOPES else 24
     attributes = struct.pack("=QQQ", rights, tcp, scopes)[:size]
     ruleset = _call(_CREATE_RULESET, attributes, ctypes.c_size_t(size), ctypes.c_uint32(0))
-    for path in readable:
+    paths = [(path, _READ, _READ_FOLDER) for path in readable]
+    for path, of_file, of_folder in [*paths, *((path, _WRITE, _WRITE_FOLDER) for path in writable)]:
         try:
             descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except OSError:  # it is not there, or cannot be read in any case
             continue
-        allowed = _READ_FILE | _READ_DIR if os.path.isdir(path) else _READ_FILE
+        allowed = of_folder if os.path.isdir(path) else of_file
         try:
-            rule = struct.pack("=Qi", allowed, descriptor)
+            rule = struct.pack("=Qi", allowed & rights, descriptor)
             _call(_ADD_RULE, ctypes.c_int(ruleset), ctypes.c_int(1), rule, ctypes.c_uint32(0))
         finally:
             os.close(descriptor)
@@ -245,6 +250,13 @@ _ALLOWED = {
 }  # fmt: skip
 """Calls that are allowed whatever their arguments, with their numbers on each architecture."""
 
+_WRITING = {
+    "pwrite64": (18, 68), "ftruncate": (77, 46), "fsync": (74, 82), "fdatasync": (75, 83), "rename": (82, None),
+    "renameat": (264, 38), "renameat2": (316, 276), "mkdir": (83, None), "mkdirat": (258, 34), "unlink": (87, None),
+    "unlinkat": (263, 35), "rmdir": (84, None),
+}  # fmt: skip
+"""What is allowed besides to a process that may write; Landlock says where."""
+
 _SECCOMP = (317, 277)
 _CLONE, _CLONE3, _FCNTL, _IOCTL = (56, 220), (435, 435), (72, 25), (16, 29)
 _PRCTL, _TGKILL, _PRLIMIT = (157, 167), (234, 131), (302, 261)
@@ -266,8 +278,8 @@ def _instruction(code: int, value: int, if_true: int = 0, if_not: int = 0) -> by
     return struct.pack("=HBBI", code, if_true, if_not, value)
 
 
-def _lock_calls() -> None:
-    program = call_filter(_column())
+def _lock_calls(*, writing: bool) -> None:
+    program = call_filter(_column(), writing=writing)
     code = ctypes.create_string_buffer(program, len(program))
     described = struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(code))
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
@@ -276,7 +288,7 @@ def _lock_calls() -> None:
         raise OSError("another thread could not be locked")
 
 
-def call_filter(column: int) -> bytes:
+def call_filter(column: int, *, writing: bool = False) -> bytes:
     """The filter of calls for an architecture, as the kernel takes it."""
     architecture = list(_ARCHITECTURES.values())[column]
     program = [_instruction(_LOAD, _ARCHITECTURE_AT), _instruction(_IF_EQUAL, architecture, if_true=1)]
@@ -290,7 +302,7 @@ def call_filter(column: int) -> bytes:
     program += _where(_PRCTL[column], 0, _PRCTLS)
     program += _where(_TGKILL[column], 0, [os.getpid()])
     program += _where_null(_PRLIMIT[column], 2)  # asks for limits, and sets none
-    for numbers in _ALLOWED.values():
+    for numbers in (_ALLOWED | (_WRITING if writing else {})).values():
         number = numbers[column]
         program += _answer(number, _ALLOW) if number is not None else []
     return b"".join([*program, _instruction(_RETURN, _DENY)])

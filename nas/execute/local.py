@@ -276,8 +276,9 @@ class LocalExecutor:
             address_space_bytes=memory + _SPARE_BYTES if memory else _ADDRESS_SPACE_BYTES,
             # For when nobody polls; a job on several cores may use that many seconds in one.
             cpu_s=math.ceil(min(job.timeout_s * job.need.cpus, 1e9)) + _SPARE_CPU_S,
-            sandbox=self._sandbox,
-            readable=[*self._modules(), *map(os.path.realpath, job.readable)] if job.sealed else [],
+            sandbox=self._sandbox if job.sealed or job.writable is not None and not attempt.given else "off",
+            readable=[*self._modules(), *map(os.path.realpath, job.readable)] if job.sealed else ["/"],
+            writable=[] if job.sealed else [*map(os.path.realpath, job.writable or ()), os.devnull],
         )
 
     def _modules(self) -> list[str]:

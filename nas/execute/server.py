@@ -63,9 +63,10 @@ class Start:
       environment: variables to set.
       address_space_bytes: limit of virtual memory of a sealed job.
       cpu_s: limit of processor time of a sealed job [s].
-      sandbox: `strict`, `auto` or `off`: whether a sealed job is locked by the kernel, see `confine`, and does not run
-        where a lock is missing.
-      readable: what a sealed job may read.
+      sandbox: `strict`, `auto` or `off`: whether the kernel locks the job, see `confine`, and whether it runs where a
+        lock is missing; `off` for one that needs none.
+      readable: what it may read.
+      writable: where it may write.
     """
 
     number: int
@@ -75,6 +76,7 @@ class Start:
     cpu_s: int
     sandbox: str
     readable: Sequence[str]
+    writable: Sequence[str]
 
 
 def to_frame(message: Any) -> bytes:
@@ -286,7 +288,7 @@ def _arrange_descriptors(channel: int, errors: int) -> None:
 
 
 def _apply(start: Start) -> None:
-    """Set environment, limits and, for a sealed job, locks: it has not read its call yet."""
+    """Set environment, limits and locks: the job has not read its call yet."""
     _limit(resource.RLIMIT_CORE, 0)
     if _LINUX:  # when memory runs out, the kernel is to end a job, not the coordinator
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
@@ -301,8 +303,9 @@ def _apply(start: Start) -> None:
     os.environ.update(start.environment)
     if "jax" in sys.modules:  # it read the server's variable when it was imported
         sys.modules["jax"].config.update("jax_platforms", start.environment["JAX_PLATFORMS"])
-    if start.sealed and start.sandbox != "off":
-        missing = [f"{layer}: {why}" for layer, why in confine.confine(start.readable).items() if why]
+    if start.sandbox != "off":
+        held = confine.confine(start.readable, start.writable)
+        missing = [f"{layer}: {why}" for layer, why in held.items() if why]
         if missing and start.sandbox == "strict":
             print(f"the sandbox lacks {'; '.join(missing)}", file=sys.stderr, flush=True)
             os._exit(1)
