@@ -229,7 +229,7 @@ class Forgetful:
         return []
 
     begin = finish = admit = note = _nothing
-    tasks = entries = trials = scores = messages = notes = _none
+    tasks = entries = trials = scores = messages = notes = folders_of_trainers = _none
 
     def program_path(self, digest: str) -> Path:
         """A path that exists, so that nothing is written."""

@@ -112,7 +112,7 @@ def main(arguments: Sequence[str] | None = None, client: Any = None) -> int:
         print(f"nas.search: {text}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("nas.search: interrupted twice; nothing that was stored is lost, continue with --resume", file=sys.stderr)
+        print("nas.search: interrupted; nothing that was stored is lost", file=sys.stderr)
         return 130
 
 
@@ -184,6 +184,10 @@ def _run(parsed: argparse.Namespace, arguments: Sequence[str] | None, client: An
                 with stop_on_signals(confirmation, view.say):
                     finished = confirmation.run()
                 stopped = confirmation.stopping
+    except KeyboardInterrupt:  # before there was anything to stop, or again
+        view.close()
+        print(f"continue: python -m nas.search --resume {store.folder}")
+        raise
     finally:
         view.close()
         store.close()

@@ -36,3 +36,19 @@ def attempt_as(
         return [missing, attempt(code, names)]
     except Exception:
         return [missing, ""]
+
+
+def attempt_text(code: str, names: dict[str, Any]) -> str:
+    """The same of a piece of a candidate, with all of Python and the real modules: no gate and no facade."""
+    from nas import api
+
+    return attempt(code, {**names, **{name: getattr(api, name) for name in api.__all__}})
+
+
+def attempt_behind_facade(code: str, names: dict[str, Any]) -> str:
+    """The same with what a candidate is given, by way of the function that runs candidates."""
+    from nas.admit.trace import execute
+
+    said = "".join(f"{name} = {value!r}\n" for name, value in names.items())
+    source = f"from nas.api import choice, integer, jax, jnp, lax, nnx, real\n{said}{code}\n"
+    return str(execute(source + "\nclass Model: result = str(result)\n", "Model").result)

@@ -7,7 +7,10 @@ import ast
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from typing import Any
+
+import pytest
 
 for name in [name for name in os.environ if name.startswith(("ANTHROPIC_", "NAS_")) and name != "NAS_GOLDEN"]:
     del os.environ[name]
@@ -29,3 +32,15 @@ def _parse_alone(*arguments: Any, **options: Any) -> Any:
 
 
 ast.parse = _parse_alone
+
+
+@pytest.fixture(scope="module")
+def prey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """What there is to attack, see `prey.Prey`."""
+    from prey import KEY, Prey
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(KEY, "loot of the environment")
+        found = Prey(tmp_path_factory.mktemp("prey"))
+        yield found
+        found.close()

@@ -4,27 +4,20 @@ Every attack runs as if gate, facade and program check were not there: as plain 
 are traced. What it stole is in its answer, or what it did is seen from outside.
 """
 
-import contextlib
 import os
 import platform
-import shutil
-import signal
-import site
-import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgpack
-import numpy as np
 import pytest
 from attack_corpus import STEALING, STOPPING, Attack
-from attacks import attempt, attempt_as
+from attacks import attempt_as
+from prey import ATTEMPT, SECRET, Prey, attacked, run
 
-from nas.execute import Event, Job, Need, confine
+from nas.execute import confine
 from nas.execute.confine import LAYERS
 from nas.execute.local import LocalExecutor
 from nas.report.snapshot import snapshot
@@ -34,141 +27,11 @@ from nas.store import Store
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="these locks are Linux's")
 numbered = pytest.mark.skipif(platform.machine() != "x86_64", reason="attacks name system calls by x86's numbers")
 
-ATTEMPT = f"attacks:{attempt.__name__}"  # imported here, since a sealed job may read what its coordinator imported
-SECRET, KEY = "loot of a file", "NAS_CANARY"
-
-
-class Prey:
-    """What there is to attack, and what has become of it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.heard: list[str] = []
-        self._sockets: list[socket.socket] = []
-        (folder / "open").mkdir()
-        (folder / "secret").mkdir()
-        (folder / "secret" / "text").write_text(SECRET)
-        (folder / "secret" / "stranger.py").write_text(f"loot = {SECRET!r}")
-        self._labels()
-        tcp = self._listen(socket.AF_INET, ("127.0.0.1", 0)).getsockname()[1]
-        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        udp.bind(("127.0.0.1", 0))
-        threading.Thread(target=self._receive, args=(udp,), daemon=True).start()
-        self._listen(socket.AF_UNIX, str(folder / "socket"))
-        abstract = f"nas-{os.getpid()}"
-        self._listen(socket.AF_UNIX, f"\0{abstract}")
-        self.victim = self._victim()
-        self.names: dict[str, Any] = {
-            "SECRET": str(folder / "secret" / "text"), "LABELS": str(folder / "labels.npy"),
-            "FOLDER": str(folder / "open"), "SITE": site.getsitepackages()[0], "TCP": tcp,
-            "UDP": udp.getsockname()[1], "SOCKET": str(folder / "socket"), "ABSTRACT": abstract,
-            "COORDINATOR": os.getpid(), "VICTIM": self.victim.pid, "KEY": KEY,
-        }  # fmt: skip
-
-    def effects(self) -> list[str]:
-        """What was done since the last look; it is put right again."""
-        found = list(self.heard)
-        self.heard.clear()
-        found += [f"made {entry.name}" for entry in self.folder.joinpath("open").iterdir()]
-        shutil.rmtree(self.folder / "open")
-        (self.folder / "open").mkdir()
-        if self.labels != self._stat():
-            found.append("labels changed")
-            self._labels()
-        for stray in (Path(self.names["SITE"]) / "nas-made.pth", Path("/dev/shm/nas-made"), Path("/tmp/nas-link")):
-            if stray.exists() or stray.is_symlink():
-                found.append(f"made {stray.name}" * (stray.name != "nas-link"))
-                stray.unlink()
-        state = Path(f"/proc/{self.victim.pid}/stat").read_text().rpartition(")")[2].split()[0]
-        if state in "TtZX":
-            found.append("victim killed or stopped")
-            self._end()
-            self.victim = self._victim()
-            self.names["VICTIM"] = self.victim.pid
-        return [effect for effect in found if effect]
-
-    def close(self) -> None:
-        self._end()
-        for listener in self._sockets:
-            with contextlib.suppress(OSError):
-                listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits for it
-            listener.close()
-
-    def _end(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.victim.pid, signal.SIGKILL)
-        self.victim.wait()
-
-    @staticmethod
-    def _victim() -> subprocess.Popen[bytes]:
-        return subprocess.Popen(["sleep", "600"], start_new_session=True)
-
-    def _labels(self) -> None:
-        np.save(self.folder / "labels.npy", np.arange(777_000, 777_100))
-        self.labels = self._stat()
-
-    def _stat(self) -> tuple[int, int] | None:
-        with contextlib.suppress(FileNotFoundError):
-            stat = (self.folder / "labels.npy").stat()
-            return stat.st_size, stat.st_mtime_ns
-        return None
-
-    def _listen(self, family: int, address: Any) -> socket.socket:
-        listener = socket.socket(family)
-        listener.bind(address)
-        listener.listen()
-        self._sockets.append(listener)
-
-        def accept() -> None:
-            with contextlib.suppress(OSError):
-                while True:
-                    with listener.accept()[0]:
-                        self.heard.append(f"connected to {address}")
-
-        threading.Thread(target=accept, daemon=True).start()
-        return listener
-
-    def _receive(self, udp: socket.socket) -> None:
-        self._sockets.append(udp)
-        with contextlib.suppress(OSError):
-            while True:
-                udp.recvfrom(99)
-                self.heard.append("sent a packet")
-
-
-@pytest.fixture(scope="module")
-def prey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prey]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(KEY, "loot of the environment")
-        prey = Prey(tmp_path_factory.mktemp("prey"))
-        yield prey
-        prey.close()
-
 
 @pytest.fixture(scope="module")
 def strict(prey: Prey) -> Iterator[LocalExecutor]:
     with LocalExecutor(1, ("numpy",), sandbox="strict") as executor:
         yield executor
-
-
-def run(executor: LocalExecutor, entry: str, /, **fields: Any) -> Event:
-    payload = fields.pop("payload", {})
-    ident = f"{entry}.{next(_NUMBERS)}"
-    executor.submit(Job(id=ident, entry=entry, payload=payload, sealed=True, attempts=1, **fields))
-    while not (events := executor.poll(5)):
-        pass
-    return events[0]
-
-
-_NUMBERS = iter(range(1 << 30))
-
-
-def attacked(executor: LocalExecutor, prey: Prey, attack: Attack) -> list[str]:
-    """What an attack got: what it answered if it is loot, and what it did."""
-    need = Need(memory_bytes=1 << 30)
-    event = run(executor, ATTEMPT, payload={"code": attack.code, "names": prey.names}, timeout_s=2, need=need)
-    answer = str(event.result) if event.kind == "done" else ""
-    return prey.effects() + ([answer] if "loot" in answer else [])
 
 
 def test_every_lock_holds_here(strict: LocalExecutor) -> None:
@@ -179,18 +42,18 @@ def test_what_is_no_attack_runs(strict: LocalExecutor, prey: Prey) -> None:
     """So that an attack which gets nothing was tried."""
     code = "import threading, numpy\nmade = []\nthread = threading.Thread(target=made.append, args=('loot',))\n"
     code += "thread.start()\nthread.join()\nresult = made[0] * int(numpy.ones(1)[0])"
-    assert attacked(strict, prey, Attack("none", "none", code)) == ["loot"]
+    assert attacked(strict, prey, code) == ["loot"]
 
 
 @numbered
 @pytest.mark.parametrize("attack", STEALING, ids=lambda a: f"{a.group}-{a.name}")
 def test_attack_gets_nothing(strict: LocalExecutor, prey: Prey, attack: Attack) -> None:
-    assert attacked(strict, prey, attack) == []
+    assert attacked(strict, prey, attack.code) == []
 
 
 @pytest.mark.parametrize("attack", STOPPING, ids=lambda a: f"{a.group}-{a.name}")
 def test_attack_ends_itself_only(strict: LocalExecutor, prey: Prey, attack: Attack) -> None:
-    assert attacked(strict, prey, attack) == []
+    assert attacked(strict, prey, attack.code) == []
     assert run(strict, "nas.execute.confine:report_job").kind == "done"
 
 
@@ -198,7 +61,7 @@ def test_attack_ends_itself_only(strict: LocalExecutor, prey: Prey, attack: Atta
 def test_attacks_are_alive_where_nothing_is_locked(prey: Prey) -> None:
     tried = [attack for attack in STEALING if attack.harmless]
     with LocalExecutor(1, ("numpy",), sandbox="off") as executor:
-        got = {attack.name: attacked(executor, prey, attack) for attack in tried}
+        got = {attack.name: attacked(executor, prey, attack.code) for attack in tried}
     failed = [name for name, loot in got.items() if not loot]
     assert len(failed) <= 0.4 * len(tried), failed
 
@@ -206,11 +69,8 @@ def test_attacks_are_alive_where_nothing_is_locked(prey: Prey) -> None:
 def written(executor: LocalExecutor, prey: Prey, folder: Path, code: str) -> str:
     """What becomes of a piece of Python in a job that may write to a folder, as a trainer may to some."""
     payload = {"code": code, "names": prey.names | {"OWN": str(folder)}}
-    ident, folders = f"writer.{next(_NUMBERS)}", [str(folder)]
-    executor.submit(Job(id=ident, entry=ATTEMPT, payload=payload, writable=folders, timeout_s=2, attempts=1))
-    while not (events := executor.poll(5)):
-        pass
-    return str(events[0].result) if events[0].kind == "done" else ""
+    event = run(executor, ATTEMPT, sealed=False, payload=payload, writable=[str(folder)], timeout_s=2)
+    return str(event.result) if event.kind == "done" else ""
 
 
 def test_trainer_writes_to_its_folders_and_nowhere_else(strict: LocalExecutor, prey: Prey, tmp_path: Path) -> None:

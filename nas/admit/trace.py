@@ -14,16 +14,13 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+from nas.admit.facade import namespaces
+from nas.admit.gate import BUILTINS
 from nas.kernels import OFFERED
 from nas.records import Failure, Value, to_plain
 from nas.space import SearchSpace, load
 
 FILENAME = "<candidate>"
-
-_BUILTINS = """abs all any bool dict divmod enumerate filter float frozenset int isinstance len list map max min print
-property range repr reversed round set slice sorted staticmethod str sum super tuple zip ArithmeticError AssertionError
-IndexError KeyError NotImplementedError TypeError ValueError True False None NotImplemented Ellipsis
-__build_class__""".split()
 
 
 def trace_job(space: str, source: str, values: dict[str, Value], platform: str = "cpu") -> dict[str, Any]:
@@ -67,16 +64,17 @@ def trace(
 
 
 def execute(source: str, scope: str) -> type:
-    """Run the module's text in a namespace of listed builtins and return the class that the space asks for."""
+    """Run the module's text with listed builtins and frozen modules; return the class that the space asks for."""
+    found = namespaces()
 
     def importer(name: str, *rest: Any) -> Any:
-        if name not in ("nas.api", "nas.kernels"):
+        if name not in found:
             raise ImportError(f"import of '{name}' is not allowed; import from nas.api")
         if name == "nas.kernels" and (absent := sorted(set(rest[2] or ("*",)) - set(OFFERED))):
             raise ImportError(f"nas.kernels has no {absent[0]!r}; it has {', '.join(OFFERED)}")
-        return builtins.__import__(name, *rest)
+        return found[name]
 
-    allowed: dict[str, Any] = {name: getattr(builtins, name) for name in _BUILTINS if hasattr(builtins, name)}
+    allowed: dict[str, Any] = {name: getattr(builtins, name) for name in (*BUILTINS, "__build_class__")}
     namespace: dict[str, Any] = {"__builtins__": allowed | {"__import__": importer}, "__name__": "candidate"}
     exec(compile(source, FILENAME, "exec"), namespace)  # this is the tracer, the one place where candidate code runs
     unit = namespace.get(scope)

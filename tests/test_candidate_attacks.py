@@ -1,0 +1,78 @@
+"""Attacks by source text: the gate refuses them with a line and a remedy, and without it they get nothing either."""
+
+import re
+import sys
+from collections.abc import Iterator
+
+import attacks
+import pytest
+from candidate_attacks import ALL, Text
+from prey import Prey, attacked
+
+from nas.admit import gate
+from nas.admit.facade import namespaces
+from nas.execute.local import LocalExecutor
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's locks are Linux's")
+CANDIDATE = '''"""An idea."""
+from nas.api import choice, integer, jax, jnp, lax, nnx, real
+
+{code}
+
+
+class Model(nnx.Module):
+    def __init__(self, spec, hp, *, rngs):
+        self.head = nnx.Linear(spec.length, spec.classes, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(x[..., 0])
+'''
+
+
+@pytest.fixture(scope="module")
+def strict(prey: Prey) -> Iterator[LocalExecutor]:
+    with LocalExecutor(1, ("numpy", "jax", "jax.numpy", "flax.nnx", "nas.api"), sandbox="strict") as executor:
+        yield executor
+
+
+def test_gate_refuses_nine_in_ten_with_a_line_and_a_remedy() -> None:
+    passed = []
+    for text in ALL:
+        failures = gate.check(
+            CANDIDATE.format(code=text.code) if text.name != "encoding" else text.code, "Model"
+        ).failures
+        if not any(failure.line and re.search(r"\. \w|; |: ", failure.message) for failure in failures):
+            passed.append(text.name)
+    assert len(passed) <= len(ALL) // 10, passed
+
+
+@linux
+@pytest.mark.parametrize("text", ALL, ids=lambda t: f"{t.group}-{t.name}")
+def test_attack_gets_nothing_without_gate_and_facade(strict: LocalExecutor, prey: Prey, text: Text) -> None:
+    assert [loot for loot in attacked(strict, prey, text.code, f"attacks:{attacks.attempt_text.__name__}", 5)] == []
+
+
+@linux
+def test_facade_alone_blocks_most(strict: LocalExecutor, prey: Prey) -> None:
+    entry = f"attacks:{attacks.attempt_behind_facade.__name__}"
+    got = {text.name: loot for text in ALL if (loot := attacked(strict, prey, text.code, entry, 5))}
+    assert got == {}
+
+
+def test_namespaces_have_what_is_listed_and_nothing_else() -> None:
+    found = namespaces()
+    for path, listed in gate.API.items():
+        place = found["nas.api"]
+        for part in path.split("."):
+            place = getattr(place, part)
+        for name in listed:
+            getattr(place, name)  # raises if it is not there
+    jax = found["nas.api"].jax
+    assert jax.numpy is found["nas.api"].jnp and jax.lax is found["nas.api"].lax
+    for name in ("version", "__dict__", "__class__", "__loader__", "jit", "config"):
+        with pytest.raises(AttributeError, match=f"jax has no '{name}' for candidates"):
+            getattr(jax, name)
+    with pytest.raises(AttributeError, match="cannot be changed"):
+        jax.nn.relu = None
+    with pytest.raises(AttributeError, match="cannot be changed"):
+        del jax.nn.relu
