@@ -18,7 +18,7 @@ LAYERS = [
     {"nas.dossier", "nas.sizes", "nas.scaled", "nas.confirmed", "nas.control", "nas.submitted", "nas.improvements"},
     {"nas.flows", "nas.history", "nas.showing", "nas.propose.claude"},
     {"nas.strategy", "nas.asking"},
-    {"nas.loop", "nas.testing", "nas.door", "nas.workplace"},
+    {"nas.loop", "nas.store.*", "nas.testing", "nas.door", "nas.workplace"},
     {"nas.confirm"},
     {"nas.leaderboard", "nas.scale", "nas.estimate", "nas.submit", "nas.across"},
     {"nas.report", "nas.report.*", "nas.export", "nas.export.*", "nas.ablate", "nas.ablated"},

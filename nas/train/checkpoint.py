@@ -38,6 +38,20 @@ def save(path: Path, leaves: Sequence[Any], meta: Mapping[str, Any]) -> int:
     return len(content)
 
 
+def unreadable(path: Path) -> str | None:
+    """Why a checkpoint cannot be read; None if it can."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            json.loads((file.metadata() or {})["nas"])
+            for name in file.keys():
+                file.get_tensor(name)
+    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+        return " ".join(str(error).split())[:200]
+    return None
+
+
 def load(path: Path, template: Sequence[Any], meta: Mapping[str, Any]) -> tuple[list[np.ndarray], dict[str, Any]]:
     """Read arrays back in order, and the metadata.
 

@@ -15,12 +15,10 @@ acknowledged survives a kill and what was not is run again. Numbers of rows are 
 stand in columns of their own, which `dump` leaves out: two runs that did the same print the same.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import json
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -226,7 +224,7 @@ class Store:
             raise StoreError(text) from error
         store = cls(folder, write=True, url=url)
         with store._friendly(), store.engine.begin() as connection:
-            connection.execute(_run.insert().values(id=1, schema=SCHEMA, config=_repeatable(config)))
+            connection.execute(_run.insert().values(id=1, schema=SCHEMA, config=repeatable(config)))
         return store
 
     @property
@@ -458,7 +456,8 @@ def write_file(path: Path, content: bytes) -> None:
     os.replace(temporary, path)
 
 
-def _repeatable(config: Mapping[str, Any]) -> dict[str, Any]:
+def repeatable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without what two equal runs may differ in."""
     return {key: value for key, value in config.items() if key not in ("machine", "created", "name", "replay")}
 
 
@@ -484,25 +483,3 @@ def dump(store: Store) -> Iterator[str]:
         for row in store._rows(table):
             kept = {key: value for key, value in row.items() if key not in _UNREPEATABLE}
             yield json.dumps({"table": table.name, **kept}, sort_keys=True)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line: `python -m nas.store dump RUN`."""
-    parser = argparse.ArgumentParser(prog="python -m nas.store", description="Print what a run's database holds.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("dump", help="the canonical form: one JSON line a row, without times")
-    one.add_argument("run", type=Path, help="folder of the run")
-    parsed = parser.parse_args(arguments)
-    try:
-        for line in dump(Store(parsed.run)):
-            print(line)
-    except StoreError as error:
-        print(f"nas.store: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        sys.stderr.close()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
