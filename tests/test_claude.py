@@ -253,6 +253,7 @@ def test_limit_of_dollars_ends_the_model_and_not_the_search(tmp_path: Path, monk
     assert any("asked no more" in note and "$0.45" in note for note in Store(tmp_path / "poor").notes())
 
 
+@pytest.mark.slow
 def test_run_without_money_is_resumed_with_more_and_replayed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -274,6 +275,7 @@ def test_run_without_money_is_resumed_with_more_and_replayed(
     assert lines(tmp_path / "again") == lines(run)
 
 
+@pytest.mark.slow
 def test_run_goes_on_without_its_model_and_without_a_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -351,6 +353,7 @@ def test_roles_have_models_of_their_own_and_the_key_may_be_an_argument(
     assert "mine" not in config
 
 
+@pytest.mark.slow
 def test_people_direct_and_a_replay_hears_them_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -409,6 +412,7 @@ class Repetitive(Scripted):
         return source.replace("hp.hidden", f"(hp.hidden + {int(rng.integers(1, 9))})")
 
 
+@pytest.mark.slow
 def test_parallel_streams_that_write_the_same_structure_keep_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

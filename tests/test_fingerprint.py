@@ -223,7 +223,6 @@ EQUAL = {
             ),
         ),
     ),
-    "inner jit": (DENSE, edit(DENSE, ("h = nnx.relu(self.second(h))", "h = jax.jit(nnx.relu)(self.second(h))"))),
     "dead code": (DENSE, edit(DENSE, ("h = x.reshape", "unused = jnp.sin(x) * 3\n        h = x.reshape"))),
     "expression written twice": (
         GATED,

@@ -106,6 +106,7 @@ def test_expected_score_differs_from_the_bar_as_the_tasks_so_far_do() -> None:
     assert expected({"a": 0.1, "b": 0.5}, {"a": 0.2, "b": 0.6, "c": 0.9}) == pytest.approx((0.2 + 0.6 + 0.9) / 3 - 0.1)
 
 
+@pytest.mark.slow
 def test_search_leaves_hopeless_trials_and_promotes_none_of_them(tmp_path: Path) -> None:
     options = ["--space", REFERENCE, "--budget", "14", "--workers", "2", "--confirm", "0", "--lookahead", "2"]
     assert search.main([*options, "--results", str(tmp_path), "--name", "run"]) == 0
