@@ -107,7 +107,6 @@ def modules() -> list[str]:
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
-_libc.prctl.restype = ctypes.c_int
 
 _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 4, 24, 38, 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
@@ -188,6 +187,7 @@ def landlock_version() -> int:
 
 def _lock_files(readable: Sequence[str], writable: Sequence[str]) -> None:
     """Allow reading below `readable`, reading and writing below `writable`, and no other way to a file."""
+    _column()  # raises where there is no such call
     version = landlock_version()
     rights = (1 << _RIGHTS.get(version, 16)) - 1
     tcp = _BIND_CONNECT if version >= _FROM_TCP else 0

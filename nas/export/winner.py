@@ -226,20 +226,25 @@ def _prove(store: Store, winner: Winner, space: SearchSpace, folder: Path, named
             "step": space.ladder.steps[seed.rung], "folder": str(folder), "test": TEST,
         }  # fmt: skip
         count = _run(executor, "arrays_job", payload, need)["leaves"]
-        names = _run(executor, "names_job", {"folder": str(folder), "build": named["build"]}, Need(), sealed=True)
+        payload = {"folder": str(folder), "build": named["build"]}
+        names = _run(executor, "names_job", payload, Need(), sealed=folder)
         if not isinstance(names, list) or len(names) != count or len({*names}) != count:
             raise StoreError(
                 f"the exported network has {len(names)} arrays and the program {count}; please report this"
             )
         _rename_arrays(folder, names)
-        scores = np.frombuffer(_run(executor, "scores_job", {"folder": str(folder)}, need, sealed=True), np.float32)
+        sealed = None if need.accelerators else folder  # what is sealed is given no accelerator
+        scores = np.frombuffer(_run(executor, "scores_job", {"folder": str(folder)}, need, sealed=sealed), np.float32)
     return _agreed(store, seed, scores)
 
 
-def _run(executor: LocalExecutor, entry: str, payload: Mapping[str, Any], need: Need, *, sealed: bool = False) -> Any:
+def _run(
+    executor: LocalExecutor, entry: str, payload: Mapping[str, Any], need: Need, *, sealed: Path | None = None
+) -> Any:
+    """What a job answers; a sealed one may read this folder."""
     job = Job(
         id=f"{entry}-{time.monotonic_ns()}", entry=f"nas.export.jobs:{entry}", payload=payload, need=need,
-        timeout_s=TIMEOUT_S, sealed=sealed,
+        timeout_s=TIMEOUT_S, sealed=sealed is not None, readable=[str(sealed)] if sealed else (),
     )  # fmt: skip
     executor.submit(job)
     while True:
