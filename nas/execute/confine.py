@@ -92,14 +92,15 @@ def modules() -> list[str]:
     known = tuple(os.path.join(folder, "") for folder in installation())
     found = set()
     for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        if not file or "." in name and name.partition(".")[0] in sys.modules:
+        file, package = getattr(module, "__file__", None), sys.modules.get(name.partition(".")[0])
+        if not file or package is not module and getattr(package, "__file__", None):
             continue
         path = Path(file).resolve()
         found.add(str(path.parent if path.name == "__init__.py" else path))
-    # A link inside a package, as `nas/kernels` is, leads out of its folder.
+    # A package that is a link inside another, as `nas/kernels` is, lies elsewhere.
     for folder in [Path(path) for path in found if os.path.isdir(path)]:
-        found |= {str(link.resolve()) for link in folder.iterdir() if link.is_symlink()}
+        links = (link for link in folder.iterdir() if link.is_symlink() and (link / "__init__.py").exists())
+        found |= {str(link.resolve()) for link in links}
     return sorted(path for path in found if not path.startswith(known))
 
 
