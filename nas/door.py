@@ -24,6 +24,7 @@ from typing import Any, Literal
 from nas import inbox
 from nas.admit import admit, drive
 from nas.admit.gate import check
+from nas.execute import chosen_sandbox
 from nas.execute.local import LocalExecutor
 from nas.history import failure_of_duplicate
 from nas.progress import one_line
@@ -306,7 +307,9 @@ class Door:
         gated = check(source, self.space.scope)
         if gated.failures:
             return _refused(gated.failures)
-        with self._one_at_a_time, LocalExecutor(workers=1) as executor:
+        with self._store() as store:
+            mode = chosen_sandbox(None, store.config.get("sandbox"))
+        with self._one_at_a_time, LocalExecutor(workers=1, sandbox=mode) as executor:
             found = drive(executor, admit(self.reference, source, defaults(gated.tunables)))
         if isinstance(found, Failure):
             return _refused([found])

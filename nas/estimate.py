@@ -14,7 +14,7 @@ from typing import Any
 from nas.admit import Admitted, admit, drive
 from nas.admit.gate import check
 from nas.confirm import GROUPS, SEEDS_OF_NUMBERS
-from nas.execute import Job
+from nas.execute import Job, Sandbox
 from nas.execute.local import LocalExecutor
 from nas.judge.belief import BASELINE_SEEDS, SEEDS
 from nas.judge.rungs import slots
@@ -43,9 +43,11 @@ def trainings(ladder: Ladder, budget: int) -> list[int]:
     return counts
 
 
-def estimate(space: SearchSpace, reference: str, budget: int, workers: int, finalists: int) -> str:
+def estimate(
+    space: SearchSpace, reference: str, budget: int, workers: int, finalists: int, sandbox: Sandbox | None = None
+) -> str:
     """The ladder, the expected trainings and the time, as lines of text; confirming the finalists included."""
-    ladder, counts, costs = space.ladder, trainings(space.ladder, budget), _measure(space, reference)
+    ladder, counts, costs = space.ladder, trainings(space.ladder, budget), _measure(space, reference, sandbox)
     lines = [f"{space.name}@{space.version}, budget {budget}, {workers} workers", "", "rung   steps  trials"]
     lines += [f"{i:>4}  {steps:>6}  {n:>6}" for i, (steps, n) in enumerate(zip(ladder.steps, counts, strict=True))]
     before = [0, *ladder.steps[:-1]]
@@ -79,10 +81,11 @@ def _confirming(space: SearchSpace, costs: Costs, workers: int, finalists: int) 
     ]
 
 
-def _measure(space: SearchSpace, reference: str) -> Costs:
+def _measure(space: SearchSpace, reference: str, sandbox: Sandbox | None) -> Costs:
     """Trace, compile and train every baseline for one chunk of steps."""
     fixed = step = evaluate = 0.0
-    with tempfile.TemporaryDirectory() as folder, LocalExecutor(workers=1) as executor:
+    with tempfile.TemporaryDirectory() as folder, LocalExecutor(workers=1, sandbox=sandbox) as executor:
+        executor.missing_locks()  # raises if candidates would not run
         data = _run(executor, "data", "nas.train.job:prepare_job", {"space": reference, "folder": folder})
         for name, source in space.baselines.items():
             values = defaults(check(source, space.scope).tunables)

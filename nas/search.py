@@ -325,7 +325,7 @@ def _dry_run(space: SearchSpace, reference: str, parsed: argparse.Namespace) -> 
     from nas.estimate import estimate
 
     finalists = FINALISTS if parsed.confirm is None else parsed.confirm
-    print(estimate(space, reference, parsed.budget, parsed.workers or cores(), finalists))
+    print(estimate(space, reference, parsed.budget, parsed.workers or cores(), finalists, parsed.sandbox))
     return 0
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nas import inbox
-from nas.execute import Executor, Job, Sandbox, Unlocked, usual_sandbox
+from nas.execute import Executor, Job, Sandbox, Unlocked, chosen_sandbox
 from nas.execute.confine import sentence
 from nas.execute.local import LocalExecutor
 from nas.flows import Place, preload
@@ -55,18 +55,33 @@ def open_workplace(
         raise StoreError(f"{text}; go on where there are as many")
     found, reference = accelerators(), store.config["space"]
     try:
-        mode = sandbox or store.config.get("sandbox") or usual_sandbox()
+        mode = chosen_sandbox(sandbox, store.config.get("sandbox"))
         executor = LocalExecutor(workers, preload(space), found, sandbox=mode)
     except Unlocked as error:
         raise StoreError(str(error)) from error
     with executor:
         warnings = _locks(executor, store, mode)
+        _try_space(executor, reference)
         kind = found[0].partition(":")[0] if found else "cpu"
         place = Place(
             reference=reference, space=space, store=store, accelerators=len(found), platform=kind, devices=devices,
             examples=_prepare(executor, store, reference),
         )  # fmt: skip
         yield Workplace(executor, place, warnings)
+
+
+def _try_space(executor: LocalExecutor, reference: str) -> None:
+    """Load the space where candidates are traced, so that no candidate is blamed if it cannot be.
+
+    Raises:
+      StoreError: it cannot.
+    """
+    executor.submit(Job(id="space", entry="nas.admit.trace:load_job", payload={"space": reference}, sealed=True))
+    while not (events := executor.poll(1.0)):
+        pass
+    if events[0].kind != "done":
+        text = "Candidates are traced where no files but code can be read; read data in the split function"
+        raise StoreError(f"the space cannot be loaded there: {events[0].error or events[0].kind}. {text}")
 
 
 def _locks(executor: LocalExecutor, store: Store, mode: Sandbox) -> list[str]:

@@ -144,6 +144,12 @@ os.truncate(LABELS, 0)
 # truncate on opening
 os.open(LABELS, os.O_WRONLY | os.O_TRUNC)
 
+# truncate on opening to read
+os.open(LABELS, os.O_RDONLY | os.O_TRUNC)
+
+# truncate on opening for nothing
+os.open(LABELS, 3 | os.O_TRUNC)
+
 # remove
 os.unlink(LABELS)
 

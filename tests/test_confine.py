@@ -4,6 +4,7 @@ Every attack runs as if gate, facade and program check were not there: as plain 
 are traced. What it stole is in its answer, or what it did is seen from outside.
 """
 
+import importlib
 import os
 import platform
 import subprocess
@@ -17,6 +18,7 @@ from attack_corpus import STEALING, STOPPING, Attack
 from attacks import attempt_as
 from prey import ATTEMPT, SECRET, Prey, attacked, run
 
+from nas import search
 from nas.execute import confine
 from nas.execute.confine import LAYERS
 from nas.execute.local import LocalExecutor
@@ -108,6 +110,36 @@ def test_locks_hold_as_nobody_and_on_older_kernels(prey: Prey, how: dict[str, in
     assert len(ended) == len(OF_EACH)
 
 
+def test_space_that_reads_a_file_when_it_is_loaded_is_told_and_no_candidate_is_blamed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    read = "from pathlib import Path\nWORDS = (Path(__file__).parent / 'words.txt').read_text()\n"
+    text = Path(TOY).read_text("utf-8")
+    end = text.index('"""', 3) + 3
+    (tmp_path / "words.txt").write_text("a b c")
+    (tmp_path / "mine.py").write_text(text[:end] + "\n" + read + text[end:])
+    arguments = ["--space", str(tmp_path / "mine.py"), "--budget", "1", "--results", str(tmp_path / "runs")]
+    assert search.main(arguments) == 2
+    told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("nas.search: ")]
+    assert len(told) == 1 and "cannot be loaded there" in told[0] and "words.txt" in told[0]
+
+
+def test_package_that_is_a_project_gives_what_was_imported_and_not_its_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("plain_package", "whole_project"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("from . import part")
+        (tmp_path / name / "part.py").write_text("")
+    (tmp_path / "whole_project" / "results").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("plain_package", "whole_project"):
+        importlib.import_module(name)
+    found = [Path(path) for path in confine.modules() if path.startswith(str(tmp_path))]
+    project = tmp_path / "whole_project"
+    assert found == [tmp_path / "plain_package", project / "__init__.py", project / "part.py"]
+
+
 # ---- where locks are missing ----
 
 
@@ -178,6 +210,7 @@ def main(asked: str) -> None:
     """Attack with some groups under the locks that there are, and print what was answered."""
     names, groups = msgpack.unpackb(Path(asked).read_bytes())
     with LocalExecutor(1, ("numpy",), sandbox="auto") as executor:
+        assert run(executor, ATTEMPT, payload={"code": "result = 'here'", "names": names}).result == "here"
         for attack in (attack for attack in STEALING if attack.group in groups):
             event = run(executor, ATTEMPT, payload={"code": attack.code, "names": names}, timeout_s=2)
             if event.kind == "done" and "loot" in event.result:

@@ -89,6 +89,9 @@ class Remembered:
     def capacity(self) -> Need:
         return self.executor.capacity()
 
+    def missing_locks(self) -> dict[str, str]:
+        return {}
+
     def submit(self, job: Job) -> None:
         asked = repr((job.entry, job.payload)).replace(str(self.run), "")
         asked = hashlib.sha256(asked.encode()).hexdigest()
@@ -161,7 +164,8 @@ class Bench:
             patch.setattr(asking, "BACKOFF_S", 0.01)
             patch.setattr(mixture, "opening", lambda *_: 4)  # so that a small budget gets to the model
             if not anew:
-                patch.setattr("nas.workplace.LocalExecutor", lambda *_: Remembered(self.executor, self.known, run))
+                remembered = Remembered(self.executor, self.known, run)
+                patch.setattr("nas.workplace.LocalExecutor", lambda *_, **__: remembered)
             chosen = [
                 "--space",
                 RINGS,

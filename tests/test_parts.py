@@ -102,6 +102,10 @@ def test_only_what_is_worse_on_every_task_is_hopeless(maximize: bool) -> None:
     assert not hopeless([low[0], high[1], low[2], high[3]], bar, maximize=maximize)
 
 
+def test_expected_score_is_one_that_a_task_could_have() -> None:
+    assert expected({"a": 0.02, "b": 0.1}, {"a": 0.9, "b": 0.8, "c": 0.1}) == 0.02
+
+
 def test_expected_score_differs_from_the_bar_as_the_tasks_so_far_do() -> None:
     assert expected({"a": 0.1, "b": 0.5}, {"a": 0.2, "b": 0.6, "c": 0.9}) == pytest.approx((0.2 + 0.6 + 0.9) / 3 - 0.1)
 

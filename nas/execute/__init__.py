@@ -19,6 +19,11 @@ class Unlocked(Exception):
     """Sealed jobs would run without a lock that was asked for; the message says which."""
 
 
+def chosen_sandbox(asked: Sandbox | None, of_the_run: Sandbox | None) -> Sandbox:
+    """What a person asks for now, in words or by `NAS_SANDBOX`, comes before what a run was begun with."""
+    return asked or (of_the_run if of_the_run and "NAS_SANDBOX" not in os.environ else usual_sandbox())
+
+
 def usual_sandbox() -> Sandbox:
     """What holds unless it is said otherwise: `NAS_SANDBOX`, or `strict` where there are such locks."""
     named = os.environ.get("NAS_SANDBOX", "strict" if sys.platform == "linux" else "auto")

@@ -88,20 +88,35 @@ def installation() -> list[str]:
 
 
 def modules() -> list[str]:
-    """What was imported from outside the installation: a package's folder, a module's file."""
+    """What was imported from outside the installation: a package's folder, or a module's file.
+
+    Of a package that is a whole project, with runs or secrets in its folder, it is the files that were imported.
+    """
     known = tuple(os.path.join(folder, "") for folder in installation())
-    found = set()
+    files: dict[str, set[Path]] = {}
     for name, module in list(sys.modules.items()):
-        file, package = getattr(module, "__file__", None), sys.modules.get(name.partition(".")[0])
-        if not file or package is not module and getattr(package, "__file__", None):
+        if name != "__main__" and (file := getattr(module, "__file__", None)):
+            top = name.partition(".")[0]
+            whole = getattr(sys.modules.get(top), "__file__", None)
+            files.setdefault(top if whole else name, set()).add(Path(file).resolve())
+    found: set[Path] = set()
+    for name, imported in files.items():
+        file = getattr(sys.modules.get(name), "__file__", None)
+        folder = Path(file).resolve().parent if file and Path(file).name == "__init__.py" else None
+        if folder is None or _is_project(folder):
+            found |= imported
             continue
-        path = Path(file).resolve()
-        found.add(str(path.parent if path.name == "__init__.py" else path))
-    # A package that is a link inside another, as `nas/kernels` is, lies elsewhere.
-    for folder in [Path(path) for path in found if os.path.isdir(path)]:
+        # A package that is a link inside another, as `nas/kernels` is, lies elsewhere.
         links = (link for link in folder.iterdir() if link.is_symlink() and (link / "__init__.py").exists())
-        found |= {str(link.resolve()) for link in links}
-    return sorted(path for path in found if not path.startswith(known))
+        found |= {folder, *(link.resolve() for link in links)}
+    return sorted(str(path) for path in found if not str(path).startswith(known))
+
+
+def _is_project(folder: Path) -> bool:
+    """Whether a package's folder holds more than code; never our own."""
+    if folder == Path(__file__).resolve().parents[1]:
+        return False
+    return Path.cwd().is_relative_to(folder) or any((folder / name).exists() for name in (".git", ".env", "results"))
 
 
 # ---- the kernel's interface ----
@@ -223,7 +238,7 @@ _ALLOWED = {
     "mmap": (9, 222), "mprotect": (10, 226), "munmap": (11, 215), "brk": (12, 214), "mremap": (25, 216),
     "madvise": (28, 233), "membarrier": (324, 283),
     # files that are open, or that Landlock lets it open
-    "read": (0, 63), "write": (1, 64), "open": (2, None), "openat": (257, 56), "close": (3, 57), "lseek": (8, 62),
+    "read": (0, 63), "write": (1, 64), "close": (3, 57), "lseek": (8, 62),
     "pread64": (17, 67), "readv": (19, 65), "writev": (20, 66), "dup": (32, 23),
     "close_range": (436, 436), "stat": (4, None), "lstat": (6, None), "fstat": (5, 80), "newfstatat": (262, 79),
     "statx": (332, 291), "access": (21, None), "faccessat": (269, 48), "faccessat2": (439, 439),
@@ -260,7 +275,8 @@ _WRITING = {
 
 _SECCOMP = (317, 277)
 _CLONE, _CLONE3, _FCNTL, _IOCTL = (56, 220), (435, 435), (72, 25), (16, 29)
-_PRCTL, _TGKILL, _PRLIMIT = (157, 167), (234, 131), (302, 261)
+_PRCTL, _TGKILL, _PRLIMIT, _OPEN, _OPENAT = (157, 167), (234, 131), (302, 261), (2, None), (257, 56)
+_O_TRUNC, _O_ACCMODE = 0x200, 3
 _CLONE_THREAD = 0x10000
 _FCNTLS = (0, 1, 2, 3, 4, 1030)  # a copy of a descriptor, its flags; not who is signalled when it is ready
 _IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # is it a terminal, its size, bytes waiting, three flags
@@ -271,7 +287,7 @@ _ALLOW, _DENY, _ABSENT, _KILL = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x00050000
 _X32 = 0x40000000
 
 # The filter is a program of 8 bytes an instruction: what it does, how many to skip if true, if not, a number.
-_LOAD, _IF_EQUAL, _IF_AT_LEAST, _IF_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_LOAD, _IF_EQUAL, _IF_AT_LEAST, _IF_ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 _NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENTS_AT = 0, 4, 16
 
 
@@ -303,6 +319,8 @@ def call_filter(column: int, *, writing: bool = False) -> bytes:
     program += _where(_PRCTL[column], 0, _PRCTLS)
     program += _where(_TGKILL[column], 0, [os.getpid()])
     program += _where_null(_PRLIMIT[column], 2)  # asks for limits, and sets none
+    for number, flags in ((_OPEN[column], 1), (_OPENAT[column], 2)):
+        program += _where_honest(number, flags) if number is not None else []
     for numbers in (_ALLOWED | (_WRITING if writing else {})).values():
         number = numbers[column]
         program += _answer(number, _ALLOW) if number is not None else []
@@ -319,6 +337,20 @@ def _where(number: int, argument: int, values: Sequence[int], *, test: int = _IF
     for value in values:
         body += [_instruction(test, value, if_not=1), _instruction(_RETURN, _ALLOW)]
     body += [_instruction(_RETURN, _DENY)]
+    return [_instruction(_IF_EQUAL, number, if_not=len(body)), *body]
+
+
+def _where_honest(number: int, argument: int) -> list[bytes]:
+    """Allow opening a file, but not emptying it without saying that it is for writing, which old Landlocks let pass."""
+    body = [
+        _instruction(_LOAD, _ARGUMENTS_AT + 8 * argument),
+        _instruction(_IF_ANY_BIT, _O_TRUNC, if_not=4),
+        _instruction(_AND, _O_ACCMODE),
+        _instruction(_IF_EQUAL, os.O_WRONLY, if_true=2),
+        _instruction(_IF_EQUAL, os.O_RDWR, if_true=1),
+        _instruction(_RETURN, _DENY),
+        _instruction(_RETURN, _ALLOW),
+    ]
     return [_instruction(_IF_EQUAL, number, if_not=len(body)), *body]
 
 

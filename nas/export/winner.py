@@ -233,8 +233,8 @@ def _prove(store: Store, winner: Winner, space: SearchSpace, folder: Path, named
                 f"the exported network has {len(names)} arrays and the program {count}; please report this"
             )
         _rename_arrays(folder, names)
-        sealed = None if need.accelerators else folder  # what is sealed is given no accelerator
-        scores = np.frombuffer(_run(executor, "scores_job", {"folder": str(folder)}, need, sealed=sealed), np.float32)
+        need = Need(cpus=1, memory_bytes=TRAIN_MEMORY_BYTES)  # what is sealed is given no accelerator
+        scores = np.frombuffer(_run(executor, "scores_job", {"folder": str(folder)}, need, sealed=folder), np.float32)
     return _agreed(store, seed, scores)
 
 

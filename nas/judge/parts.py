@@ -42,5 +42,10 @@ def hopeless(scores: Sequence[float], bar: Sequence[float], *, maximize: bool) -
 
 
 def expected(scores: Mapping[str, float], bar: Mapping[str, float]) -> float:
-    """The mean score over all tasks of a trial that was trained on some: the bar's, and the mean difference so far."""
-    return fmean(bar.values()) + fmean(score - bar[task] for task, score in scores.items())
+    """The mean score over all tasks of a trial that was trained on some: the bar's, and the mean difference so far.
+
+    It lies within what was scored on any task, so that a share stays one.
+    """
+    found = fmean(bar.values()) + fmean(score - bar[task] for task, score in scores.items())
+    seen = [*bar.values(), *scores.values()]
+    return min(max(found, min(seen)), max(seen))

@@ -403,6 +403,19 @@ class Store:
 
     # ---- inside
 
+    def in_use(self) -> bool:
+        """Whether another process writes to this run just now."""
+        import fcntl
+
+        try:
+            with open(self.folder / "lock", "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
     def _take_lock(self) -> None:
         import fcntl
 
@@ -458,7 +471,9 @@ def write_file(path: Path, content: bytes) -> None:
 
 def repeatable(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration without what two equal runs may differ in."""
-    return {key: value for key, value in config.items() if key not in ("machine", "created", "name", "replay")}
+    return {
+        key: value for key, value in config.items() if key not in ("machine", "created", "name", "replay", "sandbox")
+    }
 
 
 def _entry_row(entry: Entry) -> dict[str, Any]:
@@ -481,5 +496,7 @@ def dump(store: Store) -> Iterator[str]:
     """The run in canonical form: one JSON line a row, without times, places and attempts."""
     for table in (_run, _task, _candidate, _trial, _score, _message, _note, _retraining):
         for row in store._rows(table):
+            if table is _message and row["kind"] == "sandbox":  # says something of a machine
+                continue
             kept = {key: value for key, value in row.items() if key not in _UNREPEATABLE}
             yield json.dumps({"table": table.name, **kept}, sort_keys=True)

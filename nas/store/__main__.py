@@ -34,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _check(store: Store) -> int:
+    if store.in_use():
+        print("a search is at work here; what it is writing just now may look broken, so look again when it has ended")
     counted, found = check(store)
     for finding in found:
         print(f"{finding.what}\n    {finding.remedy}")

@@ -15,6 +15,7 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.exc import DatabaseError
 
+from nas.llm import LlmError
 from nas.llm.transcript import Transcript
 from nas.records import Point, hash_blobs
 from nas.store import Store, StoreError, repeatable
@@ -86,12 +87,16 @@ def _configuration(store: Store) -> Iterator[Finding]:
 
 
 def _numbers(store: Store) -> Iterator[Finding]:
+    """Numbers have no holes but those that a task holds for what it may still make, or never made."""
+    tasks = store.tasks()
+    held = {"candidates": {task.candidate for task in tasks if task.outcome is None}}
+    held["trials"] = {trial for task in tasks for trial in task.decision.get("reserved", ())}
     for name, ids in {
         "candidates": [entry.candidate.id for entry in store.entries()],
         "trials": [trial.id for trial in store.trials()],
     }.items():
-        if ids != list(range(1, len(ids) + 1)):
-            absent = sorted(set(range(1, max(ids) + 1)) - set(ids))
+        absent = sorted(set(range(1, max(ids, default=0) + 1)) - set(ids) - held[name])
+        if absent:
             yield Finding(what=f"{name} {_some(absent)} are missing", remedy=COPY, lost=True)
 
 
@@ -170,7 +175,7 @@ def _programs(store: Store) -> Iterator[Finding]:
 
 def _checkpoints(store: Store) -> Iterator[Finding]:
     for path in sorted((store.folder / "checkpoints").glob("[0-9]*.safetensors")):
-        if (why := checkpoint.unreadable(path)) is not None:
+        if (why := checkpoint.unreadable(path)) is not None and path.exists():
             remedy = "Remove it: the trial is trained again from its start if it is promoted, to the same bits."
             yield Finding(what=f"checkpoint {path.name} cannot be read: {why}", remedy=remedy)
 
@@ -202,7 +207,11 @@ def _retrainings(store: Store) -> Iterator[Finding]:
 
 def _transcript(store: Store) -> Iterator[Finding]:
     transcript = Transcript(store.folder / "transcript")
-    transcript.settled()
+    try:
+        transcript.settled()
+    except LlmError as error:
+        remedy = "What that call cost is not known, so the model is asked no more; mend or remove the file."
+        yield Finding(what=str(error), remedy=remedy, lost=True)
     for text in transcript.damaged:
         yield Finding(what=text, remedy="That call is made again if the run is resumed before it was acted upon.")
 
