@@ -98,6 +98,8 @@ def summary(board: Board) -> str:
     finalists = [one for one in board.confirmed if one.belief.claim is not None]
     claimed = [one for one in finalists if one.belief.claim and one.belief.claim.claimed]
     count = f"{len(finalists)} finalist{'s' * (len(finalists) != 1)}"
+    if len(board.confirmed) == len(finalists):
+        return f"no claim yet: the confirmation is not finished, of {count} and no baseline there are fresh seeds"
     if not claimed:
         return f"no claim: of {count} none is shown to beat every baseline on the test split"
     best, digits = claimed[0], board.config["decimals"]

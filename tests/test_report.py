@@ -178,6 +178,15 @@ def test_confirmation_has_its_columns_and_says_what_is_confirmed(tmp_path: Path,
     assert plain["confirmed"] is None and not any("test" in row for row in plain["rows"])
 
 
+def test_confirmation_without_its_baselines_is_called_unfinished(tmp_path: Path) -> None:
+    store = write_search(tmp_path / "unfinished", 24)
+    write_confirmation(store, finalists=2)
+    records = read(store)
+    own = {e.candidate.id for e in records.entries if e.candidate.arm == "baseline"}
+    rest = [row for row in records.retrainings if row.candidate not in own]
+    assert summary(board(dataclasses.replace(records, retrainings=rest))).startswith("no claim yet: the confirmation")
+
+
 def test_scores_are_called_unconfirmed(records: Records, plain: dict[str, Any]) -> None:
     assert plain["state"]["label"] == "search score, unconfirmed"
     assert plain["state"]["summary"] == summary(board(records)) and "unconfirmed" in plain["state"]["summary"]
