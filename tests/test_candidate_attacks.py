@@ -4,7 +4,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import attacks
@@ -56,7 +56,15 @@ def test_attack_gets_nothing_without_gate_and_facade(strict: LocalExecutor, prey
 
 
 @linux
-def test_facade_alone_blocks_most(strict: LocalExecutor, prey: Prey) -> None:
+@pytest.mark.parametrize("entry", [attacks.attempt_text, attacks.attempt_behind_facade])
+def test_what_is_no_attack_runs(strict: LocalExecutor, prey: Prey, entry: Callable[..., str]) -> None:
+    """So that an attack which gets nothing was tried."""
+    code = "result = 'loot' * int(jnp.ones(1).sum())"
+    assert attacked(strict, prey, code, f"attacks:{entry.__name__}", 20) == ["loot"]
+
+
+@linux
+def test_attack_gets_nothing_behind_the_facade_alone(strict: LocalExecutor, prey: Prey) -> None:
     entry = f"attacks:{attacks.attempt_behind_facade.__name__}"
     got = {text.name: loot for text in ALL if (loot := attacked(strict, prey, text.code, entry, 5))}
     assert got == {}
