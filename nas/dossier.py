@@ -111,6 +111,11 @@ def _write_trials(console: Console, records: Records, candidate: int) -> None:
             who = (str(trial.id), Text(one_line(trial.arm)))
             table.add_row(*(who if about else ("", "")), f"{point.step:,}", *losses, *about)
             about = ()
+            if point.again is not None:
+                by_task.append(
+                    f"trial {trial.id} at {point.step:,}: too good to be believed at once; trained again with other "
+                    f"data it came to {point.again:.{digits}f}, so it counts"
+                )
             by_task += _by_task(trial.id, point, digits, len(records.config.get("parts", ())))
         if trial.id in at_values:
             failures.append(f"trial {trial.id} gave no program: {at_values[trial.id]}")

@@ -5,15 +5,16 @@ and on any machine. Numbers, seeds and names of files are given to it.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from nas.admit import Admitted, Flow, admit
 from nas.execute import Event, Job, Need
 from nas.execute.local import PRELOAD as LOCAL_PRELOAD
+from nas.judge.doubt import Doubt
 from nas.llm import Request
-from nas.records import Candidate, Failure, Point, Trial, Value, to_plain
+from nas.records import Candidate, Failure, Point, Trial, Value, seed_of, to_plain
 from nas.space import SearchSpace
 from nas.store import Score, Store, StoreError, write_file
 from nas.train.engine import plan, plan_to_plain
@@ -130,11 +131,12 @@ def admission(
 
 def first_rung(
     place: Place, slot: int, source: str, facts: Mapping[str, Any], at_defaults: bool, trials: Sequence[Trial],
-    bar: Mapping[str, float] | None = None,
+    bar: Mapping[str, float] | None = None, doubt: Doubt | None = None,
 ) -> Flow[Outcome]:  # fmt: skip
     """Train draws of one candidate that share its own values, on one compiled program, to the first rung.
 
     In a space of several tasks, what is hopeless against `bar` (a score for each task) is left after some of them.
+    What `doubt` strikes is trained again before it counts.
     """
     programs = None
     if not at_defaults:
@@ -146,13 +148,53 @@ def first_rung(
         facts = place.keep_program(found)
         programs = {trial.id: {"program": facts} for trial in trials}
     (event,) = yield [_training(place, slot, "first", facts, trials, -1, (0,), keep=True, bar=bar)]
-    return Outcome(scores=_scores(place, slot, event, trials, (0,)), programs=programs)
+    scores = _scores(place, slot, event, trials, (0,))
+    scores = yield from _believed(place, slot, facts, trials, scores, doubt)
+    return Outcome(scores=scores, programs=programs)
 
 
-def promotion(place: Place, slot: int, facts: Mapping[str, Any], trial: Trial, rung: int) -> Flow[Outcome]:
-    """Train one paused trial to a rung, from its checkpoint of the rung below."""
+def promotion(
+    place: Place, slot: int, facts: Mapping[str, Any], trial: Trial, rung: int, doubt: Doubt | None = None
+) -> Flow[Outcome]:
+    """Train one paused trial to a rung, from its checkpoint of the rung below; `doubt` as in `first_rung`."""
     (event,) = yield [_training(place, slot, "next", facts, [trial], rung - 1, (rung,), keep=True)]
-    return Outcome(scores=_scores(place, slot, event, [trial], (rung,)))
+    scores = _scores(place, slot, event, [trial], (rung,))
+    scores = yield from _believed(place, slot, facts, [trial], scores, doubt)
+    return Outcome(scores=scores)
+
+
+def _believed(
+    place: Place, slot: int, facts: Mapping[str, Any], trials: Sequence[Trial], scores: Sequence[Score],
+    doubt: Doubt | None,
+) -> Flow[list[Score]]:  # fmt: skip
+    """The scores, after those that are too good to be believed at once have been trained again with other data.
+
+    One that comes again is kept, and marked with what it came to; one that does not is a failure of its trial.
+    """
+    doubted = [s for s in scores if doubt is not None and s.point is not None and doubt.strikes(s.point.score)]
+    if not doubted or doubt is None:
+        return list(scores)
+    by_id, rung = {trial.id: trial for trial in trials}, doubted[0].rung
+    again = [replace(by_id[score.trial], seed=seed_of(f"again {by_id[score.trial].seed} {rung}")) for score in doubted]
+    job = _training(place, slot, "again", facts, again, -1, (rung,), keep=False, other_data=True)
+    (event,) = yield [job]
+    second = {score.trial: score for score in _scores(place, slot, event, again, (rung,))}
+    return [_settled(score, second[score.trial], doubt) if score in doubted else score for score in scores]
+
+
+def _settled(first: Score, second: Score, doubt: Doubt) -> Score:
+    assert first.point is not None
+    if second.failure is not None and second.failure.blame == "machine":
+        return replace(second, rung=first.rung)
+    if second.point is not None and doubt.settled(second.point.score):
+        return replace(first, point=replace(first.point, again=second.point.score))
+    came = f"{second.point.score:.4g}" if second.point is not None else str(second.failure)
+    message = (
+        f"a score of {first.point.score:.4g} is too good to be believed at once (beyond {doubt.beyond:.4g}); trained "
+        f"again, with other data, it came to {came}, so it does not count"
+    )
+    failure = Failure(stage="train", rule="too_good", message=message)
+    return replace(first, point=None, failure=failure, losses=())
 
 
 def baseline(
@@ -196,7 +238,7 @@ def baseline(
 
 def _training(
     place: Place, slot: int, name: str, facts: Mapping[str, Any], trials: Sequence[Trial], below: int,
-    rungs: Sequence[int], *, keep: bool, bar: Mapping[str, float] | None = None,
+    rungs: Sequence[int], *, keep: bool, bar: Mapping[str, float] | None = None, other_data: bool = False,
 ) -> Job:  # fmt: skip
     """A job that trains trials from rung `below` (-1: from the start) through `rungs`."""
     steps, store = place.space.ladder.steps, place.store
@@ -214,15 +256,15 @@ def _training(
             }
             for trial in trials
         ],
-        start=steps[below] if below >= 0 else 0, priority=slot,
+        start=steps[below] if below >= 0 else 0, priority=slot, other_data=other_data,
     )  # fmt: skip
 
 
 def training(
     place: Place, name: str, facts: Mapping[str, Any], stops: Sequence[int], trials: Sequence[Mapping[str, Any]], *,
-    start: int = 0, priority: int = 0,
+    start: int = 0, priority: int = 0, other_data: bool = False,
 ) -> Job:  # fmt: skip
-    """A job that trains one program: see `nas.train.job.train_job` for `stops`, `trials` and `start`."""
+    """A job that trains one program: see `nas.train.job.train_job` for `stops`, `trials`, `start`, `other_data`."""
     store = place.store
     payload = {
         "space": place.reference,
@@ -231,11 +273,12 @@ def training(
         "param_leaves": facts["param_leaves"],
         "how": dict(facts["plan"]),
         "data": str(place.data or store.folder / "data"),
-        "cache": str(store.folder / "cache"),
+        "cache": None if other_data else str(store.folder / "cache"),
         "start": start,
         "stops": list(stops),
         "trials": [dict(trial) for trial in trials],
         **({"devices": place.devices} if place.devices > 1 else {}),
+        **({"other_data": True} if other_data else {}),
     }
     need = Need(cpus=1, accelerators=min(place.devices, place.accelerators), memory_bytes=TRAIN_MEMORY_BYTES)
     return Job(

@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from nas.judge import forecast
+from nas.judge.doubt import Doubt, doubt
 from nas.judge.forecast import Choice, Evidence, Why
 from nas.judge.noise import seed_sigma
 from nas.judge.rungs import Result, finalists, next_promotion, ranked, slots
@@ -277,6 +278,12 @@ class History:
         whole = [result for result in ranked(results, self.space.task.maximize) if result.trial not in self.left]
         place = min(slots(len(results), self.space.ladder.eta), len(whole))
         return self.curves[whole[place - 1].trial][0].parts if place and whole[place - 1].score is not None else {}
+
+    def doubt(self, rung: int) -> Doubt | None:
+        """Which scores at a rung are too good to be believed at once, as far as baselines are known."""
+        baselines = [by_rung[rung] for by_rung in self.baseline_scores.values()]
+        task = self.space.task
+        return doubt(baselines, bound=task.bound, gain=self.space.credible_gain, maximize=task.maximize)
 
     def next_promotion(self, vetoed: Collection[int] = ()) -> tuple[int, int] | None:
         """(trial, rung to reach) of the next promotion, from the highest rung that has a free place."""

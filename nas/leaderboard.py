@@ -100,6 +100,7 @@ def caption(board: Board) -> list[str]:
         f"rejected {counts(board.rejected)} · failed trials {counts(board.failed)}",
         f"arms: {'; '.join(arms) or 'none'}",
         f"lift over random: {_lifts(board.arms)}",
+        *doubted(board),
         *_front_lines(board),
         *_time_lines(board),
         *proxy.lines(board.proxy, _steps(board), board.config["ladder"].get("eta") or 4),
@@ -110,6 +111,16 @@ def caption(board: Board) -> list[str]:
         *_told(board.messages),
     ]
     return [one_line(line) for line in lines]
+
+
+def doubted(board: Board) -> list[str]:
+    """Which rows have a score that was too good to be believed at once, as a sentence; none if no row has."""
+    digits = board.config["decimals"]
+    rows = [row for row in board.rows if row.again is not None]
+    if not rows:
+        return []
+    each = ", ".join(f"candidate {row.candidate} {row.score:.{digits}f}, then {row.again:.{digits}f}" for row in rows)
+    return [f"too good to be believed at once, so trained again with other data, where it held: {each}"]
 
 
 def _front_lines(board: Board) -> list[str]:
@@ -211,6 +222,7 @@ _COLUMNS = (
     _Column("arm", "arm", right=False),
     _Column("rung", "rung", right=False),
     _Column("score", "score"),
+    _Column("again", "again"),
     _Column("error", "±"),
     _Column("seeds", "n"),
     _Column("delta", "Δσ"),
@@ -226,9 +238,9 @@ _COLUMNS = (
 _CONFIRMED = tuple(
     _Column(key, heading, right=key not in ("name", "arm", "claim", "rank")) for key, heading in confirmed.COLUMNS
 )
-_DROPPED = ("parents", "usd", "used", "lr", "step", "front", "flops", "error", "params", "seeds", "rank")
+_DROPPED = ("parents", "usd", "used", "lr", "step", "front", "flops", "error", "params", "again", "seeds", "rank")
 """Columns that go, in this order, where the terminal is too narrow."""
-_OPTIONAL = ("step", "usd", "inference", "match")
+_OPTIONAL = ("again", "step", "usd", "inference", "match")
 """Columns that are left out where no row has anything there."""
 _NAME_CELLS = 24
 """A column is dropped rather than names be cut shorter than this."""
@@ -245,6 +257,7 @@ def _cells(row: Row, board: Board) -> dict[str, str]:
         "arm": row.arm,
         "rung": _dots(row.rung, board),
         "score": f"{row.score:.{digits}f}",
+        "again": "–" if row.again is None else f"{row.again:.{digits}f}",
         "error": "" if row.error is None else f"{row.error:.{digits}f}",
         "seeds": str(row.seeds),
         "delta": "–" if row.delta is None else f"{row.delta:+.1f}",
@@ -261,7 +274,7 @@ def _cells(row: Row, board: Board) -> dict[str, str]:
 
 _FACTS = (
     "rank", "candidate", "name", "arm", "rung", "steps", "search_score", "standard_error", "seeds", "delta_sigmas",
-    "params", "flops", "step_us", "front", "lr", "device_seconds", "usd", "trial", "parents",
+    "params", "flops", "step_us", "front", "lr", "device_seconds", "usd", "trial", "again", "parents",
 )  # fmt: skip
 
 
@@ -275,6 +288,7 @@ def _facts(row: Row, board: Board) -> dict[str, Any]:
         "standard_error": None if row.error is None else round(row.error, digits + 1),
         "delta_sigmas": None if row.delta is None else round(row.delta, 2),
         "lr": None if row.lr is None else float(f"{row.lr:.6g}"),
+        "again": None if row.again is None else round(row.again, digits),
         "parents": list(row.parents),
         "front": _on_front(row, board),
         "step_us": None if step is None else round(1e6 * step, 2),

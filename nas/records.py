@@ -269,6 +269,8 @@ class Point:
       score: validation score in the unit of the task's metric.
       parts: score of each task, where a space has several. If some are missing, they were not trained any more, and
         `score` is what the others let expect; see `nas.judge.parts`.
+      again: score of a second training, with other data, where the first was too good to be believed at once; see
+        `nas.judge.doubt`.
     """
 
     step: int
@@ -276,6 +278,7 @@ class Point:
     loss: float
     score: float
     parts: Mapping[str, float] = field(default_factory=dict)
+    again: float | None = None
 
 
 def hash_blobs(blobs: Mapping[str, bytes]) -> str:

@@ -86,6 +86,8 @@ class Task:
         holds as many examples of each, one task after the other, and the score is the mean over the tasks.
       identity: hash of data that the space's own code does not fix, for instance of a corpus on this machine. It is
         part of the space's digest, so nothing that was measured on other data is taken for the same.
+      bound: the best score that is credible at all, for instance by the data's entropy; what is better is trained
+        again, with other data, before it is believed. None knows none.
     """
 
     split: Callable[[str], Split]
@@ -96,6 +98,7 @@ class Task:
     decimals: int = 4
     parts: tuple[str, ...] = ()
     identity: Callable[[], str] | None = None
+    bound: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,6 +246,9 @@ class SearchSpace:
       baselines: source text of known architectures by name, in the order in which they are trained.
       guidance: a page of text on the task, for whoever writes candidates.
       baseline_seeds: seeds with which each baseline's best draw is trained to the top rung.
+      credible_gain: by how much a score may be better than the best baseline's at the same rung and be believed at
+        once; what gains more is trained again, with other data. Choose it larger than what a discovery brings: None
+        believes every gain.
       scale: how the space is made larger, by axis (`width`, `depth`, `data`, `steps`, …): a function of the space and a
         whole factor. Candidates stay as they are, validation and test split too; limits grow along, or go. No score of
         the space itself depends on it. `load("name@width=2")` gives what it makes.
@@ -264,6 +270,7 @@ class SearchSpace:
     guidance: str = ""
     skeleton: Callable[..., Any] | None = None
     baseline_seeds: int = 3
+    credible_gain: float | None = None
     scale: "Mapping[str, Callable[[SearchSpace, int], SearchSpace]]" = field(default_factory=dict)
     options: "Mapping[str, Callable[[SearchSpace, str], SearchSpace]]" = field(default_factory=dict)
 

@@ -73,6 +73,8 @@ class Row:
       flops: floating-point operations of one inference on one example.
       lr: learning rate of the trial.
       values: of the candidate's own tunables in that trial.
+      again: what the trial came to when it was trained again with other data, since its score was too good to be
+        believed at once; None of the others.
       parents: ids of the candidates it was made from.
     """
 
@@ -90,6 +92,7 @@ class Row:
     flops: int | None
     lr: float | None
     values: Mapping[str, Any] = field(default_factory=dict)
+    again: float | None = None
     parents: tuple[int, ...] = ()
 
 
@@ -262,6 +265,7 @@ def rank(records: Records) -> tuple[Row, ...]:
             height = (score.rung, records.sign * score.point.score, -score.trial)
             candidate = trials[score.trial].candidate
             best[candidate] = max(best.get(candidate, height), height)
+    again = {(score.trial, score.rung): score.point.again for score in records.scores if score.point is not None}
     rungs = {rung for rung, _, _ in best.values()}
     seeds = {rung: baseline_seeds(records, rung) for rung in rungs}
     references = {rung: reference(records, rung) for rung in rungs}
@@ -269,7 +273,7 @@ def rank(records: Records) -> tuple[Row, ...]:
     for entry in records.entries:
         if entry.candidate.id in best:
             rung, score, trial = best[entry.candidate.id]
-            row = _row(entry, trials[-trial], rung, records.sign * score)
+            row = _row(entry, trials[-trial], rung, records.sign * score, again[-trial, rung])
             rows.append(_with_seeds(row, seeds[rung].get(row.candidate), references[rung]))
     rows.sort(key=lambda row: (-row.rung, -records.sign * row.score, row.candidate))
     return tuple(
@@ -278,7 +282,7 @@ def rank(records: Records) -> tuple[Row, ...]:
     )
 
 
-def _row(entry: Entry, trial: Trial, rung: int, score: float) -> Row:
+def _row(entry: Entry, trial: Trial, rung: int, score: float, again: float | None) -> Row:
     candidate, cost = entry.candidate, (entry.program or {}).get("cost", {})
     name = candidate.operator if candidate.arm == "baseline" else candidate.idea or candidate.operator
     return Row(
@@ -292,6 +296,7 @@ def _row(entry: Entry, trial: Trial, rung: int, score: float) -> Row:
         flops=cost.get("flops"),
         lr=trial.recipe.get("lr"),
         values=trial.values,
+        again=again,
         parents=candidate.parents,
     )
 

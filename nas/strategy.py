@@ -21,6 +21,7 @@ from nas.flows import Asking, Outcome, Place
 from nas.history import History, Known, ModelRecord, entry_of
 from nas.inbox import Message
 from nas.judge import forecast
+from nas.judge.doubt import Doubt
 from nas.judge.rungs import ranked, slots
 from nas.judge.tuner import Tuner
 from nas.propose import claude, evolution, grammar
@@ -350,7 +351,7 @@ class Strategy:
         return Decision(task, self.flow(task, entry, [], gated), [entry])
 
     def _promote(self, slot: int, trial: int, rung: int, **said: Any) -> Decision:
-        decision = {"trial": trial, "rung": rung, **said}
+        decision = {"trial": trial, "rung": rung, **said, **self._doubt(rung)}
         candidate = self.history.trials[trial].candidate
         task = Task(slot=slot, kind="promote", candidate=candidate, decision=decision)
         return Decision(task, self.flow(task, None, []))
@@ -385,8 +386,14 @@ class Strategy:
         decision: dict[str, Any] = {"tune": tune, "trials": [trial.id for trial in trials]}
         bar = self.history.bar()
         decision |= {"bar": dict(bar)} if bar else {}
+        decision |= self._doubt(0)
         task = Task(slot=slot, kind="first", candidate=candidate.id, decision=decision)
         return Decision(task, self.flow(task, None, trials), (), trials)
+
+    def _doubt(self, rung: int) -> dict[str, Any]:
+        """What a decision says of scores that are too good to be believed at once."""
+        found = self.history.doubt(rung)
+        return {"doubt": to_plain(found)} if found is not None else {}
 
     def _draw(
         self, candidate: Candidate, arm: str, values: Mapping[str, Value], recipe: Mapping[str, Value], number: int
@@ -499,7 +506,8 @@ class Strategy:
                 return _rejected(failures[0])
         if task.kind == "promote":
             trial = self.history.trials[task.decision["trial"]]
-            return flows.promotion(place, slot, self.history.program_of(trial), trial, task.decision["rung"])
+            rung = task.decision["rung"]
+            return flows.promotion(place, slot, self.history.program_of(trial), trial, rung, _doubted(task))
         if task.kind == "forecast":
             return self._forecast(task)
         if is_asked(task):
@@ -516,7 +524,8 @@ class Strategy:
         facts = self.history.known[candidate.id].facts
         assert facts is not None, f"candidate {candidate.id} was not admitted"
         at_defaults = dict(trials[0].values) == values
-        return flows.first_rung(place, slot, candidate.source, facts, at_defaults, trials, task.decision.get("bar"))
+        bar = task.decision.get("bar")
+        return flows.first_rung(place, slot, candidate.source, facts, at_defaults, trials, bar, _doubted(task))
 
     def _writing(self, task: Task) -> Asking[Outcome]:
         author, decision = self.config.author, task.decision
@@ -570,6 +579,12 @@ class Strategy:
 def is_asked(task: Task) -> bool:
     """Whether a model writes the candidate, so that its text is not known at the decision."""
     return task.kind == "admit" and task.decision["arm"] in (CLAUDE, BLIND)
+
+
+def _doubted(task: Task) -> Doubt | None:
+    """Which scores of a task are trained again, as it was decided."""
+    plain = task.decision.get("doubt")
+    return Doubt(**plain) if plain else None
 
 
 def _rounded(record: Any) -> dict[str, Any] | None:

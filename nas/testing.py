@@ -118,6 +118,8 @@ def _identity(space: SearchSpace) -> str | None:
         return f"version is {space.version!r}; count from 1 and raise it when anything changes that scores depend on"
     if space.scope not in ("Model", "Block", "Mixer", "Stack"):
         return f"scope {space.scope!r} is none of Model, Block, Mixer, Stack; choose one"
+    if space.credible_gain is not None and not space.credible_gain > 0:
+        return f"credible_gain is {space.credible_gain}; give what a discovery may gain at most, or None to believe all"
     return None if space.baselines else "there is no baseline; give at least one known architecture to compare with"
 
 

@@ -31,7 +31,7 @@ from typing import Any
 from nas.confirmed import by_candidate, claim
 from nas.judge import forecast
 from nas.judge.proxy import Proxy, sentence
-from nas.leaderboard import UNCONFIRMED, summary, unlocked
+from nas.leaderboard import UNCONFIRMED, doubted, summary, unlocked
 from nas.progress import one_line, visible
 from nas.records import Failure, Trial, to_plain
 from nas.report import figures
@@ -140,6 +140,10 @@ def columns(config: Mapping[str, Any], device: str, rows: Sequence[Mapping[str, 
         ),
         Column(key="rung", heading="rung", title="highest rung with a score, in training steps", kind="rung"),
         Column(key="score", heading="score", title=score, kind="number", digits=digits),
+        Column(
+            key="again", heading="again", kind="number", digits=digits,
+            title="score of a second training with other data, as the first was too good to be believed at once",
+        ),
         Column(
             key="delta", heading="Δσ", kind="signed", digits=1,
             title="better than the best baseline at the same rung by so many σ of a seed",
@@ -261,7 +265,7 @@ def notices(records: Records, made: Board) -> list[str]:
     """What a reader must know before the figures: that a run is empty, unfinished, or without anything to compare."""
     if not records.tasks:
         return ["This run has decided nothing yet: there is nothing to show."]
-    told = unlocked(made.messages)
+    told = [*unlocked(made.messages), *(f"{text[0].upper()}{text[1:]}." for text in doubted(made))]
     if made.open_tasks:
         verb = "task is" if made.open_tasks == 1 else "tasks are"
         told.append(f"Not finished: {made.open_tasks} {verb} running or cut off, so all figures may still change.")
@@ -300,7 +304,8 @@ def _row(row: Row, made: Board) -> dict[str, Any]:
     cost = made.costs.of(row.candidate)
     usd = None if cost.usd is None else float(round(cost.usd, 6))
     spent = {"step_us": _micro(cost.step_at(row.values)), "used_s": round(cost.device_s, 1), "usd": usd}
-    kept = ("rank", "candidate", "name", "arm", "rung", "score", "error", "seeds", "delta", "params", "flops", "lr")
+    kept = ("rank", "candidate", "name", "arm", "rung", "score", "again", "error", "seeds", "delta", "params", "flops",
+            "lr")  # fmt: skip
     return {key: getattr(row, key) for key in kept} | spent | {"parents": list(row.parents), "trial": row.trial}
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.exc import DatabaseError
 
+from nas.judge.doubt import Doubt
 from nas.llm import LlmError
 from nas.llm.transcript import Transcript
 from nas.records import Point, hash_blobs
@@ -137,11 +138,27 @@ def _scores(store: Store) -> Iterator[Finding]:
         elif score.point is not None and (not 0 <= score.rung < len(steps) or score.point.step != steps[score.rung]):
             what = f"trial {score.trial} was scored at {score.point.step} steps, which is not rung {score.rung}"
             yield Finding(what=what, remedy=COPY, lost=True)
+    for trial, rung in _undoubted(store):
+        what = f"trial {trial} has a score at rung {rung} that was to be repeated with other data, and was not"
+        yield Finding(what=what, remedy="Do not believe it; take a copy of the folder.", lost=True)
     for trial, found in rungs.items():
         places = [rung for rung, _ in found]
         if places != list(range(len(places))):
             what = f"trial {trial} has scores at rungs {_some(places)} and none between"
             yield Finding(what=what, remedy=COPY, lost=True)
+
+
+def _undoubted(store: Store) -> list[tuple[int, int]]:
+    """Trial and rung of the scores that were too good to be believed at once, and yet were."""
+    plain = {task.slot: task.decision.get("doubt") for task in store.tasks()}
+    doubts = {slot: Doubt(**doubt) for slot, doubt in plain.items() if doubt}
+    return [
+        (score.trial, score.rung)
+        for score in store.scores()
+        if score.slot in doubts and score.point is not None
+        and doubts[score.slot].strikes(score.point.score)
+        and (score.point.again is None or not doubts[score.slot].settled(score.point.again))
+    ]  # fmt: skip
 
 
 def _sources(store: Store) -> Iterator[Finding]:

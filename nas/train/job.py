@@ -50,6 +50,41 @@ def read_split(folder: str, name: str) -> Split:
     return Split(*(np.load(Path(folder) / f"{name}.{part}.npy", mmap_mode="r") for part in Split._fields))
 
 
+def other_data_of(train: Split, validation: Split, tasks: int, batch: int) -> tuple[Split, Split]:
+    """Data that no score so far was made on: as much of both splits as fits changes places.
+
+    The first examples of each task are moved, in one block, so that what belongs together (windows of one document)
+    mostly stays on one side.
+
+    Args:
+      train: examples, one task after the other.
+      validation: likewise.
+      tasks: how many tasks there are.
+      batch: what the size of the new validation split is a multiple of.
+    Returns:
+      A training split of the same size, and a validation split of at most that of the old one. If there are fewer
+      examples than a batch, both are as they were.
+    """
+    moved = min(len(train.inputs), len(validation.inputs)) // tasks // batch * batch
+    if not moved:
+        return train, validation
+
+    def by_task(array: np.ndarray) -> np.ndarray:
+        return array.reshape(tasks, -1, *array.shape[1:])
+
+    def flat(array: np.ndarray) -> np.ndarray:
+        return array.reshape(-1, *array.shape[2:])
+
+    swapped = [
+        (
+            flat(np.concatenate([by_task(old)[:, moved:], by_task(new)[:, :moved]], axis=1)),
+            flat(by_task(old)[:, :moved]),
+        )
+        for old, new in zip(train, validation, strict=True)
+    ]
+    return Split(*(pair[0] for pair in swapped)), Split(*(pair[1] for pair in swapped))
+
+
 def train_job(
     space: str,
     program: str,
@@ -62,6 +97,7 @@ def train_job(
     stops: list[int],
     trials: list[dict[str, Any]],
     devices: int = 1,
+    other_data: bool = False,
 ) -> dict[str, Any]:
     """Entry: train trials of one program through rungs.
 
@@ -80,6 +116,7 @@ def train_job(
         once and written nowhere, and `inference`: whether that shall be timed. Where a space has several tasks, `bar`
         may be the score of each that another trial has: what is hopeless against it is left after some of them.
       devices: over how many devices a batch is laid.
+      other_data: whether training and validation data change places first, see `other_data_of`.
     Returns:
       For each trial `points`, a list of (point, training losses since the point before), a `failure` if it ended
       before the last stop, what the test split said, if it was asked for, and `inference_s`, likewise; the program's
@@ -98,6 +135,8 @@ def train_job(
     began = clock()
     blobs = read_program(Path(program), digest)
     splits = read_split(data, "train"), read_split(data, "validation")
+    if other_data:
+        splits = other_data_of(*splits, len(loaded.task.parts) or 1, loaded.recipe.eval_batch)
     engine = Engine(loaded, blobs, param_leaves, *splits, Plan(**how), devices)
     spent["compile"] += clock() - began
     results = []

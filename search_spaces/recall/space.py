@@ -194,6 +194,7 @@ def space(*, scope: Scope = "Mixer") -> SearchSpace:
         guidance=guidance(scope, spec, recipe, ladder),
         skeleton=functools.partial(sequence.language_model, scope=scope, decoded=data.DECODED),
         baseline_seeds=2,
+        credible_gain=0.5,
         scale=scale,
     )
 
