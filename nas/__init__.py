@@ -14,7 +14,11 @@ to a running search. What to do next is decided in `nas.strategy` and done in `n
 `nas.testing`, `nas.store` and `nas.mcp`.
 """
 
+import sys
 from typing import Any
+
+if sys.platform == "win32":
+    raise ImportError("nas needs Linux or macOS, whose processes it locks; on Windows run it in WSL")
 
 from nas.records import Choice as Choice
 from nas.records import Integer as Integer

@@ -220,3 +220,35 @@ def main(asked: str) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1])
+
+
+# ---- other systems, as far as they can be tried from here ----
+
+
+def test_rules_for_macos_name_every_path_and_quote_it() -> None:
+    rules = confine.seatbelt_profile(["/opt/py thon/lib", '/a"b\\c'], ["/runs/one"])
+    assert rules.count("(") == rules.count(")") and rules.startswith("(version 1)\n")
+    assert '(subpath "/opt/py thon/lib")' in rules and '(subpath "/a\\"b\\\\c")' in rules
+    lines = rules.splitlines()
+    for denied, allowed in (
+        ("(deny file-read-data", "(allow file-read-data"),
+        ("(deny file-write*", "(allow file-write*"),
+    ):
+        (first,), (second,) = ([i for i, line in enumerate(lines) if line.startswith(s)] for s in (denied, allowed))
+        assert first < second  # the last rule that fits holds
+    assert "(allow file-write*" not in confine.seatbelt_profile(["/opt"])
+
+
+def test_macos_without_its_lock_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(os, "geteuid", lambda: 501)
+    held = confine.confine([])
+    assert held["files"] == held["calls"] == "this macOS has no sandbox_init"
+    assert held["privileges"] == ""
+    assert "READ AND WRITE YOUR FILES" in confine.sentence("files", held["files"])
+
+
+def test_windows_is_told_of_wsl() -> None:
+    code = "import sys; sys.platform = 'win32'\nimport nas"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ran.returncode == 1 and "on Windows run it in WSL" in ran.stderr.splitlines()[-1]

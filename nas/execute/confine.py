@@ -1,4 +1,4 @@
-"""Locks that a process puts on itself before it runs what a model wrote: Linux's own, nothing to install.
+"""Locks that a process puts on itself before it runs what a model wrote: the kernel's own, nothing to install.
 
 In go the files that it may read and the folders that it may write to; from then on it reads and writes those and no
 others, reaches no network, starts no process, signals nobody, and cannot take any of it back. Its descriptors, its
@@ -10,6 +10,9 @@ every trainer, before the job has read what it is to do.
     files           Landlock (https://docs.kernel.org/userspace-api/landlock.html), interface 1 to 7 and later ones
     calls           seccomp with a list of what is allowed; all else fails with EPERM
 
+On macOS files and calls are locked by Seatbelt, which is what the tool `sandbox-exec` applies. That part was written
+from descriptions and has never run: `python -m nas.admit --self-check` says what it is worth on a machine.
+
 A kernel or a container may lack one of them. `confine` applies the others all the same and says which is missing; what
 follows from that is for who asked: `--sandbox strict` refuses, `auto` tells and goes on.
 
@@ -19,6 +22,7 @@ size of files can be asked for (`stat`), which neither lock prevents.
 
 import ctypes
 import errno
+import functools
 import os
 import platform
 import struct
@@ -53,6 +57,9 @@ def confine(readable: Sequence[str], writable: Sequence[str] = ()) -> dict[str, 
         "files": lambda: _lock_files(readable, writable),
         "calls": lambda: _lock_calls(writing=bool(writable)),
     }
+    if sys.platform == "darwin":  # Seatbelt locks all threads, and what they start
+        seatbelt = functools.cache(lambda: _lock_by_seatbelt(readable, writable))
+        steps = {"single thread": lambda: None, "privileges": _check_user, "files": seatbelt, "calls": seatbelt}
     held.clear()
     for layer, lock in steps.items():
         try:
@@ -181,6 +188,43 @@ def _drop_privileges() -> None:
     # Nobody but root has any; for all, that none is left is the lock.
     version, none = struct.pack("Ii", 0x20080522, 0), b"\0" * 24
     _call((126, 91)[column], version, none)
+
+
+# ---- macOS: Seatbelt ----
+
+
+def _check_user() -> None:
+    if os.geteuid() == 0:
+        raise OSError("the search runs as root; run it as yourself")
+
+
+def _lock_by_seatbelt(readable: Sequence[str], writable: Sequence[str]) -> None:
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "sandbox_init"):
+        raise OSError("this macOS has no sandbox_init")
+    said = ctypes.c_char_p()
+    profile = seatbelt_profile(readable, writable).encode()
+    if library.sandbox_init(profile, ctypes.c_uint64(0), ctypes.byref(said)):
+        raise OSError((said.value or b"it was refused").decode(errors="replace"))
+
+
+def seatbelt_profile(readable: Sequence[str], writable: Sequence[str] = ()) -> str:
+    """The rules for macOS, of which the last that fits holds; what is not named is allowed.
+
+    Reading is denied where people and other programs keep files, and not everywhere: what a Python of that system
+    reads besides is not known here.
+    """
+
+    def below(paths: Sequence[str]) -> str:
+        quoted = (path.replace("\\", "\\\\").replace('"', '\\"') for path in paths)
+        return " ".join(f'(subpath "{path}")' for path in quoted)
+
+    private = ("/Users", "/Volumes", "/private/var", "/private/tmp", "/private/etc", "/opt", "/usr/local", "/Library")
+    rules = ["(version 1)", "(allow default)", "(deny network*)", "(deny process-fork)", "(deny process-exec*)"]
+    rules += ["(deny signal (target others))", "(deny file-write*)", f"(deny file-read-data {below(private)})"]
+    rules += [f"(allow file-read-data {below([*readable, *writable])})"] if readable or writable else []
+    rules += [f"(allow file-write* {below(writable)})"] if writable else []
+    return "\n".join(rules)
 
 
 # ---- files: Landlock ----
