@@ -111,3 +111,10 @@ def test_throughput_accounts_for_all_cpu_seconds(tmp_path: Path) -> None:
         assert sum(stages.values()) == pytest.approx(found["cpu_s_per_candidate"][0])
         assert min(stages.values()) >= 0
     assert made["figures"]["three draws"]["trials"] == 6
+
+
+def test_program_size_prints_how_the_check_grows(tmp_path: Path) -> None:
+    text, found = run("program_size", tmp_path, "--layers", "1", "4")
+    first, second = found["figures"]["rows"]
+    assert second["kib"] > first["kib"] and first["growth"] is None and second["growth"] is not None
+    assert text.splitlines()[0].split() == ["layers", "kib", "trace_s", "check_s", "growth"]
