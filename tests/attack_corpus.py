@@ -566,6 +566,65 @@ for f in range(3, 256):
     except OSError: pass
 """
 
+SERVER = r"""
+# signal
+os.kill(os.getppid(), 0)
+result = 'loot'
+
+# its memory
+result = 'loot' if open(f'/proc/{os.getppid()}/mem', 'rb') else ''
+
+# its memory by a call
+text = ctypes.create_string_buffer(8)
+piece = (ctypes.c_ulong * 2)(ctypes.addressof(text), 8)
+there = (ctypes.c_ulong * 2)(id(os), 8)
+result = 'loot' if call(310, os.getppid(), piece, ctypes.c_ulong(1), there, ctypes.c_ulong(1), ctypes.c_ulong(0)) == 8 else ''
+
+# its descriptors
+result = 'loot: ' + str(os.listdir(f'/proc/{os.getppid()}/fd'))
+
+# one of its descriptors
+handle = call(434, os.getppid(), 0)
+result = 'loot' if handle >= 0 and call(438, handle, 1, 0) >= 0 else ''
+
+# its handle
+result = 'loot' if call(434, os.getppid(), 0) >= 0 else ''
+
+# tracing it
+result = 'loot' if call(101, 0x4206, os.getppid(), 0, 0) == 0 else ''
+
+# its jobs
+result = 'loot: ' + open(f'/proc/{os.getppid()}/task/{os.getppid()}/children').read()
+
+# its arguments
+result = 'loot: ' + open(f'/proc/{os.getppid()}/cmdline').read()
+
+# its limits
+result = 'loot' if call(302, os.getppid(), 7, None, (ctypes.c_ulong * 2)()) == 0 and os.getppid() else ''
+
+# its limits changed
+result = 'loot' if call(302, os.getppid(), 4, (ctypes.c_ulong * 2)(0, 0), None) == 0 else ''
+
+# its place in the queue
+os.setpriority(os.PRIO_PROCESS, os.getppid(), os.getpriority(os.PRIO_PROCESS, os.getppid()))
+result = 'loot'
+
+# its cores
+os.sched_setaffinity(os.getppid(), os.sched_getaffinity(os.getppid()))
+result = 'loot'
+
+# its end when memory runs out
+result = 'loot' if open(f'/proc/{os.getppid()}/oom_score_adj', 'r+') else ''
+
+# its code
+import sys
+result = 'loot' if open(sys.modules['nas.execute.confine'].__file__, 'a') else ''
+
+# into its group
+os.setpgid(0, os.getpgid(os.getppid()))
+result = 'loot'
+"""
+
 SLOWLY = r"""
 # loop
 while True: pass
@@ -627,7 +686,7 @@ STEALING = [
     attack
     for group, text in {
         "reading": READING, "writing": WRITING, "network": NETWORK, "processes": PROCESSES, "proc": PROC,
-        "kernel": KERNEL, "undoing": UNDOING,
+        "kernel": KERNEL, "undoing": UNDOING, "server": SERVER,
     }.items()
     for attack in _attacks(group, text)
 ]  # fmt: skip

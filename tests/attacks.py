@@ -18,7 +18,8 @@ def attempt(code: str, names: dict[str, Any]) -> str:
 
     known: dict[str, Any] = {"os": os, "ctypes": ctypes, "libc": libc, "call": call, **names}
     exec(code, known)
-    return str(known.get("result", ""))
+    result = known.get("result", "")
+    return str(result(*known["given"]()) if callable(result) else result)
 
 
 def attempt_as(
@@ -42,7 +43,18 @@ def attempt_text(code: str, names: dict[str, Any]) -> str:
     """The same of a piece of a candidate, with all of Python and the real modules: no gate and no facade."""
     from nas import api
 
-    return attempt(code, {**names, **{name: getattr(api, name) for name in api.__all__}})
+    return attempt(code, {**names, **{name: getattr(api, name) for name in api.__all__}, "given": _given})
+
+
+def _given() -> tuple[Any, ...]:
+    """What a candidate's constructor is called with."""
+    from types import SimpleNamespace
+
+    from flax import nnx
+
+    from nas.space import Spec
+
+    return Spec(length=8, channels=1, classes=2, width=8, depth=1), SimpleNamespace(kernel=3), nnx.Rngs(0)
 
 
 def attempt_behind_facade(code: str, names: dict[str, Any]) -> str:
@@ -51,4 +63,5 @@ def attempt_behind_facade(code: str, names: dict[str, Any]) -> str:
 
     said = "".join(f"{name} = {value!r}\n" for name, value in names.items())
     source = f"from nas.api import choice, integer, jax, jnp, lax, nnx, real\n{said}{code}\n"
-    return str(execute(source + "\nclass Model: result = str(result)\n", "Model").result)
+    found = execute(source + "\nclass Model: result = [result]\n", "Model").result[0]
+    return str(found(*_given()) if callable(found) else found)

@@ -2,7 +2,8 @@
 
 Each is Python at the top of a candidate's module, after `from nas.api import jax, jnp, lax, nnx`. It sets `result` to
 what it stole, "loot" in it, or to "trick" where nothing could be stolen and it should not be written all the same. In
-its names it finds SECRET and LABELS (files) and FOLDER (to write to).
+its names it finds SECRET and LABELS (files) and FOLDER (to write to). A `result` that is a function is called with what a
+constructor is given: spec, hp and rngs.
 """
 
 from dataclasses import dataclass
@@ -396,6 +397,121 @@ x<U+202E> = 1
 x = 1
 """
 
+GIVEN = r"""
+# globals of spec
+def result(spec, hp, rngs):
+    return spec.__init__.__globals__['__builtins__']['open'](SECRET).read()
+
+# modules of spec
+def result(spec, hp, rngs):
+    return spec.__class__.__dataclass_params__ and type(spec).__init__.__globals__['sys'].modules['os'].popen('cat ' + SECRET).read()
+
+# spec changed
+def result(spec, hp, rngs):
+    object.__setattr__(spec, 'classes', 1)
+    return 'trick' if spec.classes == 1 else ''
+
+# every spec changed
+def result(spec, hp, rngs):
+    spec.__class__.classes = 1
+    return 'trick'
+
+# spec told by a format
+def result(spec, hp, rngs):
+    return 'trick' if 'sys' in '{0.__init__.__globals__}'.format(spec) else ''
+
+# fields of spec
+def result(spec, hp, rngs):
+    return 'trick' if spec.__dataclass_fields__ else ''
+
+# names of hp
+def result(spec, hp, rngs):
+    return hp.__class__.__base__.__subclasses__()[-1].__init__.__globals__['__builtins__']['open'](SECRET).read()
+
+# hp grown
+def result(spec, hp, rngs):
+    hp.__dict__.update(width=1 << 40)
+    return 'trick'
+
+# globals of rngs
+def result(spec, hp, rngs):
+    return rngs.__init__.__globals__['__builtins__']['open'](SECRET).read()
+
+# modules of rngs
+def result(spec, hp, rngs):
+    return rngs.__class__.__init__.__globals__['jax'].version.os.popen('cat ' + SECRET).read()
+
+# buffer of a key
+def result(spec, hp, rngs):
+    return 'trick' if rngs.params.key[...].__array__ else ''
+
+# types above a dtype
+def result(spec, hp, rngs):
+    for kind in jnp.dtype(spec.dtype).type.__mro__[-1].__subclasses__():
+        if kind.__name__ == 'FileLoader':
+            return kind('x', SECRET).get_data(SECRET).decode()
+"""
+
+SHAPES = r"""
+# size that reads
+class Size:
+    def __index__(self):
+        return len(open(SECRET).read())
+result = 'loot' * int(jnp.zeros((Size(),)).size > 0)
+
+# array that reads
+class Array:
+    def __array__(self, dtype=None, copy=None):
+        return open(SECRET, 'rb').read()
+result = str(jnp.asarray(Array()))
+
+# array of jax that reads
+class Array:
+    def __jax_array__(self):
+        return jnp.array(list(open(SECRET, 'rb').read()))
+result = bytes(jnp.asarray(Array()).tolist()).decode()
+
+# interface that points
+class Array:
+    __array_interface__ = {'shape': (1 << 20,), 'typestr': '|u1', 'data': (id(open), True), 'version': 3}
+result = 'loot' if b'loot' in bytes(jnp.asarray(Array()).tolist()) else ''
+
+# dtype that reads
+class Kind:
+    @property
+    def dtype(self):
+        return open(SECRET).read()
+result = str(jnp.zeros(3, Kind()))
+
+# dtype of objects
+result = str(jnp.array([open(SECRET).read()], dtype=object))
+
+# dtype of a file
+result = jnp.dtype([('loot', 'S14')]).type and jnp.dtype.__init__.__objclass__.__subclasses__
+
+# dtype with a record
+result = 'trick' if jnp.dtype({'names': ['a'], 'formats': ['u1'], 'offsets': [1 << 30]}) else ''
+
+# file as an array
+result = bytes(jnp.array(list(open(SECRET, 'rb')))).decode()
+
+# array over a file
+result = jax._src.numpy.lax_numpy.np.memmap(SECRET, dtype='S14', mode='r')[0].decode()
+
+# strides beyond
+numpy = jax._src.numpy.lax_numpy.np
+result = 'loot' if b'loot of a' in numpy.lib.stride_tricks.as_strided(numpy.zeros(1), (1 << 24,), (8,)).tobytes() else ''
+
+# shape of all memory
+result = 'trick' if jnp.zeros((1 << 40,)).size else ''
+
+# shape below nothing
+result = 'trick' if jnp.zeros(8).reshape(-1, -1) is not None else ''
+
+# endless shape
+result = 'trick' if jnp.zeros((1,) * 10**7).ndim else ''
+"""
+
 
 def _texts(group: str, text: str) -> list[Text]:
     parts = [part.partition("\n") for part in text.strip().removeprefix("# ").split("\n\n# ")]
@@ -404,6 +520,6 @@ def _texts(group: str, text: str) -> list[Text]:
 
 TEXTS_OF = {
     "imports": IMPORTS, "paths": PATHS, "dunders": DUNDERS, "texts": TEXTS, "classes": CLASSES, "frames": FRAMES,
-    "host": HOST, "declared": DECLARED,
+    "host": HOST, "declared": DECLARED, "given": GIVEN, "shapes": SHAPES,
 }  # fmt: skip
 ALL = [text for group, block in TEXTS_OF.items() for text in _texts(group, block)]

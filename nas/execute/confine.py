@@ -362,7 +362,7 @@ def call_filter(column: int, *, writing: bool = False) -> bytes:
     program += _where(_IOCTL[column], 1, _IOCTLS)
     program += _where(_PRCTL[column], 0, _PRCTLS)
     program += _where(_TGKILL[column], 0, [os.getpid()])
-    program += _where_null(_PRLIMIT[column], 2)  # asks for limits, and sets none
+    program += _where_own_and_null(_PRLIMIT[column], 0, 2)  # asks for its own limits, and sets none
     for number, flags in ((_OPEN[column], 1), (_OPENAT[column], 2)):
         program += _where_honest(number, flags) if number is not None else []
     for numbers in (_ALLOWED | (_WRITING if writing else {})).values():
@@ -398,10 +398,12 @@ def _where_honest(number: int, argument: int) -> list[bytes]:
     return [_instruction(_IF_EQUAL, number, if_not=len(body)), *body]
 
 
-def _where_null(number: int, argument: int) -> list[bytes]:
-    """Allow a call where a pointer is null, both halves of it."""
-    at = _ARGUMENTS_AT + 8 * argument
+def _where_own_and_null(number: int, process: int, pointer: int) -> list[bytes]:
+    """Allow a call about this process (0) where a pointer is null, both halves of it."""
+    at = _ARGUMENTS_AT + 8 * pointer
     body = [
+        _instruction(_LOAD, _ARGUMENTS_AT + 8 * process),
+        _instruction(_IF_EQUAL, 0, if_not=5),
         _instruction(_LOAD, at),
         _instruction(_IF_EQUAL, 0, if_not=3),
         _instruction(_LOAD, at + 4),
