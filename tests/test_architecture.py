@@ -10,7 +10,7 @@ import nas
 ROOT = Path(nas.__file__).parent
 
 LAYERS = [
-    {"nas.records", "nas.machine"},
+    {"nas.records", "nas.machine", "nas.files"},
     {"nas.api", "nas.layers", "nas.space", "nas.execute", "nas.llm"},
     {"nas.store", "nas.judge", "nas.judge.*", "nas.execute.*", "nas.llm.*", "nas.progress", "nas.lookahead"},
     {"nas.admit", "nas.admit.*", "nas.train", "nas.train.*", "nas.propose"},

@@ -28,6 +28,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
+from nas.files import write_file as write_file
 from nas.records import Candidate, Failure, Point, Retraining, Trial, to_plain, tunable_from_plain
 
 SCHEMA = 4
@@ -457,16 +458,6 @@ def _pragmas(connection: Any, _: Any) -> None:
 
 def _read_pragmas(connection: Any, _: Any) -> None:
     connection.execute("PRAGMA busy_timeout=10000")
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file once: under a temporary name, flushed, renamed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def repeatable(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,12 +5,13 @@ against a template on the way in: a restored scalar of shape (1,) would broadcas
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from nas.files import write_file
 
 
 class CheckpointError(ValueError):
@@ -29,12 +30,7 @@ def save(path: Path, leaves: Sequence[Any], meta: Mapping[str, Any]) -> int:
     arrays = {f"{index:04d}": np.array(leaf, order="C") for index, leaf in enumerate(leaves)}
     content = to_bytes(arrays, metadata={"nas": json.dumps(meta, sort_keys=True)})
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_file(path, content)
     return len(content)
 
 
