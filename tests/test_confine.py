@@ -23,6 +23,7 @@ from nas.execute import confine
 from nas.execute.confine import LAYERS
 from nas.execute.local import LocalExecutor
 from nas.report.snapshot import snapshot
+from nas.space import load
 from nas.standings import read
 from nas.store import Store
 
@@ -207,19 +208,15 @@ def test_self_check_says_what_is_open_and_what_is_not() -> None:
     assert not any("network" in line or "program" in line for line in opened)
 
 
-def main(asked: str) -> None:
-    """Attack with some groups under the locks that there are, and print what was answered."""
-    names, groups = msgpack.unpackb(Path(asked).read_bytes())
-    with LocalExecutor(1, ("numpy",), sandbox="auto") as executor:
-        assert run(executor, ATTEMPT, payload={"code": "result = 'here'", "names": names}).result == "here"
-        for attack in (attack for attack in STEALING if attack.group in groups):
-            event = run(executor, ATTEMPT, payload={"code": attack.code, "names": names}, timeout_s=2)
-            if event.kind == "done" and "loot" in event.result:
-                print(attack.name, event.result)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
+@numbered
+def test_single_candidate_is_refused_without_a_lock_unless_told_to_go_on(tmp_path: Path) -> None:
+    (tmp_path / "linear.py").write_text(load("mnist1d").baselines["linear"])
+    for mode, status in (("strict", 2), ("auto", 0)):
+        command = [sys.executable, "-m", "nas.admit", str(tmp_path / "linear.py"), "--sandbox", mode]
+        script = [sys.executable, WITHOUT, str(LANDLOCK), "--", *command]
+        ended = subprocess.run(script, capture_output=True, text=True, timeout=120)
+        assert ended.returncode == status and ended.stderr.count("no lock of files") == ended.stderr.count("\n") == 1
+        assert ended.stdout.endswith("admitted\n") == (mode == "auto")
 
 
 # ---- other systems, as far as they can be tried from here ----
@@ -252,3 +249,18 @@ def test_windows_is_told_of_wsl() -> None:
     code = "import sys; sys.platform = 'win32'\nimport nas"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ran.returncode == 1 and "on Windows run it in WSL" in ran.stderr.splitlines()[-1]
+
+
+def main(asked: str) -> None:
+    """Attack with some groups under the locks that there are, and print what was answered."""
+    names, groups = msgpack.unpackb(Path(asked).read_bytes())
+    with LocalExecutor(1, ("numpy",), sandbox="auto") as executor:
+        assert run(executor, ATTEMPT, payload={"code": "result = 'here'", "names": names}).result == "here"
+        for attack in (attack for attack in STEALING if attack.group in groups):
+            event = run(executor, ATTEMPT, payload={"code": attack.code, "names": names}, timeout_s=2)
+            if event.kind == "done" and "loot" in event.result:
+                print(attack.name, event.result)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -2,7 +2,8 @@
 
 Prints the verdict, and for an admitted candidate what its program costs and its fingerprint; with `--device tpu-v5e`
 also whether it compiles for that device, in what time, and whether it fits, on a machine that has none. Exit status 0
-if it is admitted, 1 if not, 2 if the file or the space cannot be read or nothing can be compiled for the device.
+if it is admitted, 1 if not, 2 if the file or the space cannot be read, nothing can be compiled for the device or a lock
+is missing.
 `--self-check` says instead what a candidate could reach on this machine.
 """
 
@@ -11,13 +12,14 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from nas.admit import Admitted, Flow, admit, drive
 from nas.admit.ahead import TPUS, missing
 from nas.admit.gate import check
 from nas.admit.self_check import self_check
-from nas.execute import Job
+from nas.execute import Job, Sandbox, Unlocked
+from nas.execute.confine import sentence
 from nas.execute.local import LocalExecutor
 from nas.records import Failure, defaults
 from nas.space import SearchSpace, SpaceError, canonical, load
@@ -32,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--space", default="mnist1d", metavar="SPACE", help="name, file or module:object (mnist1d)")
     parser.add_argument("--device", metavar="NAME", help=f"also compile it for {', '.join(TPUS)}, without having one")
     parser.add_argument("--json", action="store_true", help="print the verdict as JSON")
+    parser.add_argument("--sandbox", choices=get_args(Sandbox), help="what it is locked with, as in nas.search")
     parser.add_argument("--self-check", action="store_true", help="say what a candidate could reach on this machine")
     parsed = parser.parse_args(arguments)
     if parsed.self_check:
@@ -50,7 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if parsed.device is not None and (problem := _unusable(parsed.device)):
         print(f"nas.admit: {problem}", file=sys.stderr)
         return 2
-    verdict, compiled = _verdict(space, canonical(parsed.space), source, parsed.device)
+    try:
+        verdict, compiled = _verdict(space, canonical(parsed.space), source, parsed.device, parsed.sandbox)
+    except Unlocked as error:
+        print(f"nas.admit: the sandbox has {error}. Say --sandbox auto to go on with the other locks", file=sys.stderr)
+        return 2
     if parsed.json:
         facts = {"admitted": True, **verdict.facts} if isinstance(verdict, Admitted) else {"admitted": False}
         facts |= {"compiled": compiled} if compiled else {}
@@ -73,14 +80,20 @@ def _unusable(device: str) -> str:
 
 
 def _verdict(
-    space: SearchSpace, reference: str, source: str, device: str | None
+    space: SearchSpace, reference: str, source: str, device: str | None, sandbox: Sandbox | None
 ) -> tuple[Admitted | Sequence[Failure], dict[str, Any] | None]:
-    """What came of the candidate, and of compiling it for a device, if there is one to compile for."""
+    """What came of the candidate, and of compiling it for a device, if there is one to compile for.
+
+    Raises:
+      Unlocked: a lock is missing that was asked for.
+    """
     gated = check(source, space.scope)
     if gated.failures:
         return gated.failures, None
     platform = "tpu" if device else "cpu"
-    with LocalExecutor(workers=1) as executor:
+    with LocalExecutor(workers=1, sandbox=sandbox) as executor:
+        for layer, why in executor.missing_locks().items():
+            print(f"SANDBOX: {sentence(layer, why)}", file=sys.stderr)
         found = drive(executor, admit(reference, source, defaults(gated.tunables), platform=platform))
         if isinstance(found, Failure):
             return [found], None
