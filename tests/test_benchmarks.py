@@ -118,3 +118,9 @@ def test_program_size_prints_how_the_check_grows(tmp_path: Path) -> None:
     first, second = found["figures"]["rows"]
     assert second["kib"] > first["kib"] and first["growth"] is None and second["growth"] is not None
     assert text.splitlines()[0].split() == ["layers", "kib", "trace_s", "check_s", "growth"]
+
+
+def test_memory_compares_what_is_counted_with_what_is_taken(tmp_path: Path) -> None:
+    _, found = run("memory", tmp_path, "--space", "mnist1d", "--only", "linear")
+    (row,) = found["figures"]["rows"]
+    assert row["taken"] > 0 and row["counted"] > 0 and row["ratio"] > 0
