@@ -7,7 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from forged_programs import ATTACKS, HARMLESS, evaluating, exported, f32, honest, loop, serialized
 from jax import export, lax
-from jax.extend import mlir as artifacts
-from jax.interpreters import mlir
 
 from nas.admit import admit, stablehlo
 from nas.admit import program as checks
@@ -91,347 +90,8 @@ def checked(source: str, **limits: Any) -> Program | Failure:
     return check(*traced(source), dataclasses.replace(SPACE.contract, **limits), SPACE.recipe)
 
 
-def f32(*shape: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, jnp.float32)
-
-
-SEED = jax.ShapeDtypeStruct((), jnp.uint32)
-
-
-def exported(
-    function: Callable[..., Any], *avals: Any, platforms: Sequence[str] = ("cpu",), disabled: Any = ()
-) -> export.Exported:
-    return export.export(jax.jit(function), platforms=platforms, disabled_checks=disabled)(*avals)
-
-
-@cache
-def honest() -> dict[str, export.Exported]:
-    """A linear layer with bias, written against the ABI by hand."""
-    return {
-        "init": exported(lambda seed: (jax.random.normal(jax.random.key(seed), (4, 3)),), SEED),
-        "eval": exported(lambda w, x: x @ w, f32(4, 3), f32(4, 4)),
-        "forward": exported(lambda w, x, seed: (x @ w, jnp.float32(0), x), f32(4, 3), f32(2, 4), SEED),
-        "backward": exported(lambda x, d_output, d_auxiliary: (x.T @ d_output,), f32(2, 4), f32(2, 3), f32()),
-    }
-
-
-def serialized(**replaced: export.Exported) -> dict[str, bytes]:
-    """The bytes of the honest program, with some of its artifacts replaced."""
-    return {name: bytes(artifact.serialize()) for name, artifact in (honest() | replaced).items()}
-
-
 def verdict(**replaced: export.Exported) -> Program | Failure:
     return check(serialized(**replaced), 1, CONTRACT, RECIPE)
-
-
-def forge(statements: str, rest: str = "", **changes: Any) -> dict[str, export.Exported]:
-    """The honest eval artifact with another module inside: main takes weights %w and inputs %x and returns %y."""
-    text = (
-        "module { func.func public @main(%w: tensor<4x3xf32>, %x: tensor<4x4xf32>) -> tensor<4x3xf32> {\n"
-        "%h = stablehlo.dot_general %x, %w, contracting_dims = [1] x [0] : "
-        "(tensor<4x4xf32>, tensor<4x3xf32>) -> tensor<4x3xf32>\n"
-        f"{statements}\nreturn %y : tensor<4x3xf32> }}\n{rest} }}"
-    )
-    for old, new in changes.pop("replace", ()):
-        assert old in text
-        text = text.replace(old, new, 1)
-    with mlir.make_ir_context():
-        changes["mlir_module_serialized"] = artifacts.serialize_portable_artifact(mlir.ir.Module.parse(text), "1.10.0")
-    return {"eval": dataclasses.replace(honest()["eval"], **changes)}
-
-
-SAME = "(tensor<4x3xf32>) -> tensor<4x3xf32>"
-COPY = "%y = stablehlo.add %h, %h : tensor<4x3xf32>"
-
-
-def function(name: str, statements: str) -> str:
-    """A private function from %a to %r."""
-    head = f"func.func private @{name}(%a: tensor<4x3xf32>) -> tensor<4x3xf32>"
-    return f"{head} {{\n{statements}\nreturn %r : tensor<4x3xf32> }}\n"
-
-
-def loop(test: str, step: str, counter: str = "i32", last: int = 126, **changes: Any) -> dict[str, export.Exported]:
-    """A loop over the counter %i with the bound %n: while `test`, then (%i, %n) are what `step` says."""
-    kinds = f"tensor<{counter}>, tensor<{counter}>, tensor<4x3xf32>"
-    following, bound = step.split("; ")
-    return forge(
-        f"""
-        %zero = stablehlo.constant dense<0> : tensor<{counter}>
-        %one = stablehlo.constant dense<1> : tensor<{counter}>
-        %two = stablehlo.constant dense<2> : tensor<{counter}>
-        %last = stablehlo.constant dense<{last}> : tensor<{counter}>
-        %r:3 = stablehlo.while(%i = %zero, %n = %last, %g = %h) : {kinds}
-        cond {{
-          %go = stablehlo.compare {test} : (tensor<{counter}>, tensor<{counter}>) -> tensor<i1>
-          stablehlo.return %go : tensor<i1>
-        }} do {{
-          %twice = stablehlo.add %g, %g : tensor<4x3xf32>
-          %j = stablehlo.add {following} : tensor<{counter}>
-          %m = stablehlo.add {bound} : tensor<{counter}>
-          stablehlo.return %j, {"%m" if bound != "%n, %n" else "%n"}, %twice : {kinds}
-        }}
-        %y = stablehlo.add %r#2, %r#2 : tensor<4x3xf32>""",
-        **changes,
-    )
-
-
-def bomb(levels: int) -> Callable[..., Any]:
-    """A function that calls the one below it twice, and so on."""
-    inner: Callable[..., Any] = jnp.sin
-    for _ in range(levels):
-        inner = (lambda once: lambda h: once(h) + once(h * 1.5))(jax.jit(inner))
-    return lambda w, x: inner(x @ w)
-
-
-def repeated(times: int, inner: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda h: lax.fori_loop(0, times, lambda _, g: inner(g), h)
-
-
-def evaluating(function: Callable[..., Any], **options: Any) -> dict[str, export.Exported]:
-    return {"eval": exported(function, f32(4, 3), f32(4, 4), **options)}
-
-
-def after(function: Callable[[Any], Any]) -> dict[str, export.Exported]:
-    """Eval that applies a function to the honest outputs."""
-    return evaluating(lambda w, x: function(x @ w))
-
-
-def declaring(**changes: Any) -> dict[str, export.Exported]:
-    return {"eval": dataclasses.replace(honest()["eval"], **changes)}
-
-
-CALLBACK = "xla_ffi_python_cpu_callback"
-
-
-def callback() -> export.Exported:
-    def call(w: Any, x: Any) -> Any:
-        return x @ w + jnp.asarray(jax.ffi.ffi_call(CALLBACK, f32(4, 3))(w, index=np.uint64(0)))
-
-    return evaluating(call, disabled=[export.DisabledSafetyCheck.custom_call(CALLBACK)])["eval"]
-
-
-def starting(function: Callable[..., Any], *more: Any) -> dict[str, export.Exported]:
-    return {"init": exported(function, SEED, *more)}
-
-
-def forward(function: Callable[..., Any]) -> dict[str, export.Exported]:
-    return {"forward": exported(function, f32(4, 3), f32(2, 4), SEED)}
-
-
-def backward(function: Callable[..., Any]) -> dict[str, export.Exported]:
-    return {"backward": exported(function, f32(2, 4), f32(2, 3), f32())}
-
-
-ATTACKS: dict[str, tuple[str, Callable[[], dict[str, export.Exported]]]] = {
-    "callback": ("malformed", lambda: {"eval": callback()}),
-    "callback whose flag is hidden": (
-        "custom_call",
-        lambda: {"eval": dataclasses.replace(callback(), disabled_safety_checks=())},
-    ),
-    "callback of the old kind": (
-        "custom_call",
-        lambda: forge(
-            '%y = stablehlo.custom_call @xla_python_cpu_callback(%h) {backend_config = "94000000000000", '
-            f"api_version = 2 : i32}} : {SAME}"
-        ),
-    ),
-    "linear algebra": ("custom_call", lambda: evaluating(lambda w, x: jnp.linalg.cholesky(x) @ w)),
-    "eigenvectors": ("custom_call", lambda: evaluating(lambda w, x: jnp.linalg.eigh(x)[1] @ w)),
-    "custom call that nobody calls": (
-        "custom_call",
-        lambda: forge(COPY, function("idle", f"%r = stablehlo.custom_call @evil(%a) : {SAME}")),
-    ),
-    "custom call inside a reduction": (
-        "custom_call",
-        lambda: forge("""
-            %zero = stablehlo.constant dense<0.0> : tensor<f32>
-            %s = "stablehlo.reduce"(%h, %zero) <{dimensions = array<i64: 1>}> ({
-              ^bb0(%a: tensor<f32>, %b: tensor<f32>):
-                %c = stablehlo.custom_call @evil(%a, %b) : (tensor<f32>, tensor<f32>) -> tensor<f32>
-                stablehlo.return %c : tensor<f32>
-            }) : (tensor<4x3xf32>, tensor<f32>) -> tensor<4xf32>
-            %y = stablehlo.broadcast_in_dim %s, dims = [0] : (tensor<4xf32>) -> tensor<4x3xf32>"""),
-    ),
-    "feed in": (
-        "op",
-        lambda: forge("""
-            %t = stablehlo.create_token : !stablehlo.token
-            %y, %u = "stablehlo.infeed"(%t) {infeed_config = "", layout = [[0, 1]]} :
-              (!stablehlo.token) -> (tensor<4x3xf32>, !stablehlo.token)"""),
-    ),
-    "feed out": (
-        "op",
-        lambda: forge(
-            COPY
-            + """
-            %t = stablehlo.create_token : !stablehlo.token
-            %u = "stablehlo.outfeed"(%y, %t) {outfeed_config = ""} :
-              (tensor<4x3xf32>, !stablehlo.token) -> !stablehlo.token"""
-        ),
-    ),
-    "place among devices": (
-        "op",
-        lambda: forge("""
-            %p = stablehlo.partition_id : tensor<ui32>
-            %f = stablehlo.convert %p : (tensor<ui32>) -> tensor<f32>
-            %b = stablehlo.broadcast_in_dim %f, dims = [] : (tensor<f32>) -> tensor<4x3xf32>
-            %y = stablehlo.add %h, %b : tensor<4x3xf32>"""),
-    ),
-    "sum over devices": (
-        "op",
-        lambda: forge(
-            """%y = "stablehlo.all_reduce"(%h) ({
-              ^bb0(%a: tensor<f32>, %b: tensor<f32>):
-                %c = stablehlo.add %a, %b : tensor<f32>
-                stablehlo.return %c : tensor<f32>
-            }) {replica_groups = dense<0> : tensor<1x1xi64>} : """
-            + SAME
-        ),
-    ),
-    "random numbers with a memory": ("op", lambda: after(lambda h: h + lax.rng_uniform(0.0, 1.0, (4, 3)))),
-    "composite of its own": ("op", lambda: after(lambda h: lax.composite(lambda g: g * 2, "my.own")(h))),
-    "double precision": (
-        "op",
-        lambda: forge("""
-            %d = stablehlo.convert %h : (tensor<4x3xf32>) -> tensor<4x3xf64>
-            %y = stablehlo.convert %d : (tensor<4x3xf64>) -> tensor<4x3xf32>"""),
-    ),
-    "frontend attributes": (
-        "attribute",
-        lambda: forge(
-            '%y = stablehlo.add %h, %h {mhlo.frontend_attributes = {_xla_compute_type = "host"}} : tensor<4x3xf32>'
-        ),
-    ),
-    "argument given away": (
-        "attribute",
-        lambda: forge(COPY, replace=[("%w: tensor<4x3xf32>", "%w: tensor<4x3xf32> {tf.aliasing_output = 0 : i32}")]),
-    ),
-    "mesh with devices": (
-        "attribute",
-        lambda: forge(COPY, replace=[("module {", 'module { sdy.mesh @m = <["a"=2]>\n')]),
-    ),
-    "layout over devices": (
-        "attribute",
-        lambda: forge('%y = sdy.sharding_constraint %h <mesh<["a"=2]>, [{"a"}, {}]> : tensor<4x3xf32>'),
-    ),
-    "recursion": (
-        "calls",
-        lambda: forge(f"%y = func.call @f(%h) : {SAME}", function("f", f"%r = func.call @f(%a) : {SAME}")),
-    ),
-    "recursion that nobody calls": (
-        "calls",
-        lambda: forge(
-            COPY,
-            function("f", f"%r = func.call @g(%a) : {SAME}") + function("g", f"%r = func.call @f(%a) : {SAME}"),
-        ),
-    ),
-    "calls that double at each level": ("ops", lambda: evaluating(bomb(20))),
-    "branches nested too deep": (
-        "depth",
-        lambda: forge(
-            "%p = stablehlo.constant dense<true> : tensor<i1>\n"
-            + '%y = "stablehlo.if"(%p) ({\n' * 30
-            + "stablehlo.return %h : tensor<4x3xf32>\n"
-            + "}, { stablehlo.return %h : tensor<4x3xf32> }) : (tensor<i1>) -> tensor<4x3xf32>\n"
-            + (
-                "stablehlo.return %y : tensor<4x3xf32>\n"
-                + "}, { stablehlo.return %h : tensor<4x3xf32> }) : (tensor<i1>) -> tensor<4x3xf32>\n"
-            )
-            * 29
-        ),
-    ),
-    "loop without end": ("loop", lambda: after(lambda h: lax.while_loop(lambda g: True, lambda g: g + 1, h))),
-    "loop that depends on data": (
-        "loop",
-        lambda: after(lambda h: lax.while_loop(lambda g: g.sum() < 1e30, lambda g: g + 1, h)),
-    ),
-    "loop whose counter wraps around": ("loop", lambda: loop("LT, %i, %n", "%i, %two; %n, %n", "i8", 127)),
-    "loop whose counter stands still": ("ops", lambda: loop("LT, %i, %n", "%i, %zero; %n, %n")),
-    "loop whose bound moves": ("loop", lambda: loop("LT, %i, %n", "%i, %one; %n, %one")),
-    "loop that counts something else": ("loop", lambda: loop("LT, %i, %n", "%one, %one; %n, %n")),
-    "loop that ends on equality": ("loop", lambda: loop("NE, %i, %n", "%i, %one; %n, %n")),
-    "loop of a billion": ("ops", lambda: after(repeated(10**9, lambda h: h + 1))),
-    "loops in loops": ("ops", lambda: after(repeated(10**4, repeated(10**4, lambda h: h + 1)))),
-    "array of 100 GB": ("memory", lambda: after(lambda h: h + jnp.ones((160_000, 160_000)).sum())),
-    "constant of 5 MB": (
-        "constant",
-        lambda: after(lambda h: h + (h[0, 0] * np.arange(1_250_000, dtype=np.float32))[:3]),
-    ),
-    "constant outside the program": (
-        "constant",
-        lambda: declaring(
-            mlir_module_serialized=b"""module {
-              func.func public @main(%w: tensor<4x3xf32>, %x: tensor<4x4xf32>) -> tensor<4x3xf32> {
-                %c = stablehlo.constant dense_resource<blob> : tensor<4x3xf32>
-                %y = stablehlo.add %w, %c : tensor<4x3xf32>
-                return %y : tensor<4x3xf32> } }"""
-        ),
-    ),
-    "wrong shape": ("signature", lambda: after(lambda h: h[:, :2])),
-    "wrong dtype": ("signature", lambda: after(lambda h: h.astype(jnp.bfloat16))),
-    "one result too many": ("signature", lambda: after(lambda h: (h, h))),
-    "one argument too many": (
-        "signature",
-        lambda: {"eval": exported(lambda w, x, z: x @ w + z, f32(4, 3), f32(4, 4), f32())},
-    ),
-    "unknown batch size": (
-        "signature",
-        lambda: {
-            "eval": exported(
-                lambda w, x: x @ w, f32(4, 3), jax.ShapeDtypeStruct(export.symbolic_shape("b, 4"), jnp.float32)
-            )
-        },
-    ),
-    "main returns another type": (
-        "signature",
-        lambda: forge(
-            "%y = stablehlo.slice %h [0:2, 0:3] : (tensor<4x3xf32>) -> tensor<2x3xf32>",
-            replace=[
-                ("return %y : tensor<4x3xf32>", "return %y : tensor<2x3xf32>"),
-                (") -> tensor<4x3xf32> {", ") -> tensor<2x3xf32> {"),
-            ],
-        ),
-    ),
-    "main returns one more": (
-        "signature",
-        lambda: forge(
-            COPY,
-            replace=[
-                ("return %y : tensor<4x3xf32>", "return %y, %y : tensor<4x3xf32>, tensor<4x3xf32>"),
-                (") -> tensor<4x3xf32> {", ") -> (tensor<4x3xf32>, tensor<4x3xf32>) {"),
-            ],
-        ),
-    ),
-    "no main": ("malformed", lambda: forge(COPY, replace=[("@main", "@other")])),
-    "kept arguments out of order": ("signature", lambda: declaring(module_kept_var_idx=(1, 0))),
-    "kept argument that does not exist": ("signature", lambda: declaring(module_kept_var_idx=(0, 7))),
-    "other platform": ("platform", lambda: evaluating(lambda w, x: x @ w, platforms=["tpu"])),
-    "several platforms": ("platform", lambda: evaluating(lambda w, x: x @ w, platforms=["cpu", "cuda"])),
-    "several devices": ("malformed", lambda: declaring(nr_devices=2)),
-    "whole numbers for parameters": (
-        "signature",
-        lambda: starting(lambda seed: (jnp.zeros((4, 3), jnp.int32) + seed.astype(jnp.int32),)),
-    ),
-    "init with an argument of its own": (
-        "signature",
-        lambda: starting(lambda seed, x: (jnp.zeros((4, 3)) + x,), f32()),
-    ),
-    "random key as state": (
-        "signature",
-        lambda: starting(lambda seed: (jnp.zeros((4, 3)), jax.random.key(seed))),
-    ),
-    "residuals that backward does not take": (
-        "signature",
-        lambda: forward(lambda w, x, seed: (x @ w, jnp.float32(0), x[:1])),
-    ),
-    "auxiliary loss with a shape": ("signature", lambda: forward(lambda w, x, seed: (x @ w, jnp.zeros(3), x))),
-    "gradient of another shape": ("signature", lambda: backward(lambda x, d, a: ((x.T @ d).T,))),
-    "outputs without the input": (
-        "input",
-        lambda: evaluating(lambda w, x: jnp.tile(w[:1], (4, 1)) + jnp.zeros_like(x[:, :3])),
-    ),
-    "gradient of nothing": ("gradient", lambda: backward(lambda x, d, a: (jnp.zeros((4, 3)) + x.sum(),))),
-}
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -441,6 +101,19 @@ def test_check_of_forged_program_fails(name: str) -> None:
     assert isinstance(found, Failure)
     assert (found.stage, found.rule) == ("program", rule), found
     assert len(found.message) <= 400 and found.message.isprintable()
+
+
+def test_there_are_many_kinds_of_forgeries() -> None:
+    assert len(ATTACKS) >= 100
+    assert {artifact for _, attack in ATTACKS.values() for artifact in attack()} == set(ARTIFACTS)
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_check_of_what_nobody_reads_finds_the_same_program(name: str) -> None:
+    found, expected = verdict(**HARMLESS[name]()), verdict()
+    assert isinstance(found, Program) and isinstance(expected, Program), found
+    assert found.fingerprint == expected.fingerprint
+    assert dataclasses.replace(found.cost, ops=0) == dataclasses.replace(expected.cost, ops=0)
 
 
 def test_check_of_memory_that_nobody_wrote_fails() -> None:
@@ -707,3 +380,32 @@ def test_tracer_cannot_blame_the_machine_or_tell_a_novel() -> None:
     failure = stop.value.value
     assert (failure.stage, failure.blame, failure.line) == ("trace", "candidate", 3)
     assert len(failure.message) == 400 and failure.message.isprintable()
+
+
+@pytest.mark.parametrize(
+    "changed, start",
+    [
+        ({"TRAINING_FACTOR": 1}, "FLOPs for one example of a training step"),
+        ({"INIT_FLOPS": 1, "INIT_FLOPS_PER_PARAM": 1}, "FLOPs to make the parameters"),
+    ],
+)
+def test_training_and_parameters_cost_so_much_and_no_more(
+    monkeypatch: pytest.MonkeyPatch, changed: dict[str, int], start: str
+) -> None:
+    assert isinstance(checked(DENSE, max_flops=259), Program)
+    for name, value in changed.items():
+        monkeypatch.setattr(checks, name, value)
+    found = checked(DENSE, max_flops=259)
+    assert isinstance(found, Failure) and found.rule == "flops" and start in found.message
+
+
+def test_process_that_somebody_killed_is_not_held_against_the_candidate() -> None:
+    def ended(error: str) -> Failure:
+        flow = admit("space", "source", {}, tag="a")
+        next(flow)
+        with pytest.raises(StopIteration) as stop:
+            flow.send([Event(job_id="a.trace", kind="lost", error=error)])
+        return stop.value.value
+
+    assert ended("killed by SIGKILL").blame == ended("its server died").blame == "machine"
+    assert ended("killed by SIGSEGV: killed by SIGKILL").blame == "candidate"

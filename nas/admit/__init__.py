@@ -99,7 +99,13 @@ def _refusal(told: Any, stage: Any) -> Failure:
 
 
 def _ended(stage: Any, event: Event, timeout_s: float = TRACE_TIMEOUT_S) -> Failure:
-    """A job that brought no answer: what it was given made it hang, grow, crash or raise."""
+    """A job that brought no answer: what it was given made it hang, grow, crash or raise.
+
+    Nothing that a candidate computes ends in SIGKILL: that is the kernel, out of memory, or a stranger, each time.
+    """
+    if event.kind == "lost" and event.error.startswith(("killed by SIGKILL", "its server died")):
+        message = f"what read the candidate was ended from outside, again and again ({event.error})"
+        return Failure(stage=stage, rule=event.kind, message=message, blame="machine")
     messages = {
         "timeout": f"took longer than {timeout_s:.0f} s; make the model smaller, or loop with lax.scan",
         "memory": f"took more than {TRACE_MEMORY_BYTES >> 30} GiB of memory; make the model smaller",

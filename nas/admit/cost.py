@@ -279,6 +279,9 @@ def trip_count(module: Module, loop: Operation) -> int:
     if test is None or test.name != "stablehlo.compare" or "LT" not in str(test.attributes["comparison_direction"]):
         raise _uncounted()
     counter, bound = test.operands
+    sign = "UNSIGNED" if module.types[counter].element.startswith("u") else "SIGNED"
+    if "compare_type" in test.attributes and f" {sign}>" not in str(test.attributes["compare_type"]):
+        raise _uncounted()
     if counter not in condition.arguments:
         raise _uncounted()
     slot = condition.arguments.index(counter)

@@ -21,6 +21,11 @@ from nas.space import Contract, Recipe, load
 
 MAX_BLOB_BYTES = 8 << 20
 MAX_CONSTANT_BYTES = 1 << 20
+TRAINING_FACTOR = 8
+"""How many times the FLOPs of an inference a training step may take for each example: gradients take 3 times, with
+everything computed anew 4 times."""
+INIT_FLOPS, INIT_FLOPS_PER_PARAM = 10**9, 1_000
+"""What making the parameters may take at most, whichever is more: random numbers take 170 each."""
 OPTIMIZER_COPIES = 4
 """Copies of the parameters that a training step holds, in float32: two sequences, second moments, the gradient."""
 
@@ -82,6 +87,8 @@ class _Artifact:
     gives: list[Aval]
     kept: tuple[int, ...]
     module: Module
+    takes_tree: Any
+    gives_tree: Any
 
 
 def _check(blobs: Mapping[str, bytes], param_leaves: int, contract: Contract, recipe: Recipe, platform: str) -> Program:
@@ -98,6 +105,13 @@ def _check(blobs: Mapping[str, bytes], param_leaves: int, contract: Contract, re
     _check_limit(
         "flops", flops, contract.max_flops, "FLOPs for one example", "make it narrower or shallower, or pool earlier"
     )
+    trained = -(-(work["forward"].flops + work["backward"].flops) // recipe.microbatch)
+    limit = contract.max_flops and TRAINING_FACTOR * contract.max_flops
+    _check_limit(
+        "flops", trained, limit, "FLOPs for one example of a training step", "make forward or its gradient cheaper"
+    )
+    limit = max(INIT_FLOPS, INIT_FLOPS_PER_PARAM * params)
+    _check_limit("flops", work["init"].flops, limit, "FLOPs to make the parameters", "start from simpler values")
     graph = join(
         {name: artifact.module for name, artifact in artifacts.items()},
         {name: artifact.kept for name, artifact in artifacts.items()},
@@ -150,6 +164,11 @@ def _read(reader: Reader, name: str, blob: bytes, platform: str) -> _Artifact:
     if exported.ordered_effects or exported.unordered_effects or exported.disabled_safety_checks:
         raise Rejected("malformed", f"{name} has side effects or disabled checks; leave out prints and callbacks")
     kept, takes, gives = tuple(exported.module_kept_var_idx), _avals(exported.in_avals), _avals(exported.out_avals)
+    versions = range(
+        export.minimum_supported_calling_convention_version, export.maximum_supported_calling_convention_version + 1
+    )
+    if exported.calling_convention_version not in versions or exported.uses_global_constants:
+        raise Rejected("malformed", f"{name} is to be called in a way of its own; export it anew")
     if list(kept) != sorted(set(kept)) or not set(kept) <= set(range(len(takes))):
         raise Rejected("signature", f"{name} keeps arguments {kept} of {len(takes)}; export it anew")
     try:
@@ -158,7 +177,9 @@ def _read(reader: Reader, name: str, blob: bytes, platform: str) -> _Artifact:
         raise Rejected(rejected.rule, f"{name}: {rejected}{_hint(name, rejected.rule)}") from None
     _check_main(name, module, module.main.arguments, [takes[index] for index in kept])
     _check_main(name, module, module.main.returned, gives)
-    return _Artifact(takes=takes, gives=gives, kept=kept, module=module)
+    return _Artifact(
+        takes=takes, gives=gives, kept=kept, module=module, takes_tree=exported.in_tree, gives_tree=exported.out_tree
+    )
 
 
 def _hint(name: str, rule: str) -> str:
@@ -178,6 +199,8 @@ def _avals(avals: Sequence[Any]) -> list[Aval]:
             raise Rejected("signature", f"an array has shape {shape}; every size must be a number")
         if dtype not in _ELEMENTS and dtype not in _KEYS:
             raise Rejected("signature", f"an array has dtype {dtype}; allowed are {', '.join(_ELEMENTS)}")
+        if aval.memory_space.name != "Device":
+            raise Rejected("signature", "an array is said to lie elsewhere than on the device; leave out memory kinds")
         signature.append((shape, dtype))
     return signature
 
@@ -223,7 +246,25 @@ def _check_signatures(artifacts: Mapping[str, _Artifact], param_leaves: int, con
     for name, (takes, gives) in expected.items():
         _compare(name, "takes", artifacts[name].takes, takes)
         _compare(name, "returns", artifacts[name].gives, gives)
+    _check_trees(artifacts, param_leaves, len(state), len(residuals))
     return len(state)
+
+
+def _check_trees(artifacts: Mapping[str, _Artifact], params: int, state: int, residuals: int) -> None:
+    """The flat tuples are nested as `nas.records.Program` describes: what is called is called with such trees."""
+    import jax
+
+    leaves, rest = ((0,) * params, (0,) * state), (0,) * residuals
+    expected: dict[str, tuple[Any, Any]] = {
+        "init": ((0,), leaves),
+        "eval": ((*leaves, 0), 0),
+        "forward": ((*leaves, 0, 0), (0, 0, leaves[1], rest)),
+        "backward": ((rest, 0, 0), leaves[0]),
+    }
+    for name, (takes, gives) in expected.items():
+        trees = jax.tree.structure((takes, {})), jax.tree.structure(gives)
+        if (artifacts[name].takes_tree, artifacts[name].gives_tree) != trees:
+            raise Rejected("signature", f"the arguments or results of {name} are grouped otherwise; export it anew")
 
 
 def _compare(name: str, verb: str, found: list[Aval], expected: list[Aval]) -> None:

@@ -38,8 +38,8 @@ COMPOSITES = frozenset(
     for name in """acos acosh asin asinh atan atanh bessel_i1e cosh digamma erf erf_inv
 erfc lgamma next_after polygamma sinh square tan top_k zeta""".split()
 )
-"""Composites that a program may hold, beside those of `nas.kernels`; the compiler knows them by name and may ignore
-their decomposition."""
+"""Composites that a program may hold, beside those of `nas.kernels`. Some compilers know them by name, others run the
+decomposition that comes with them, so that must be the one that StableHLO itself writes for the name."""
 
 COMMUTATIVE = frozenset("stablehlo." + name for name in "add and maximum minimum multiply or xor".split())
 
@@ -52,6 +52,14 @@ _MODULE_ATTRIBUTES = frozenset(
 _ELEMENT_BYTES = {"i1": 1, "bf16": 2, "f16": 2, "f32": 4, "complex<f32>": 8, "f8E4M3FN": 1, "f8E5M2": 1}
 _ELEMENT_BYTES |= {f"{sign}{8 * size}": size for sign in ("i", "ui") for size in (1, 2, 4, 8)} | {"i4": 1, "ui4": 1}
 
+_SIZES = frozenset(
+    """base_dilations edge_padding_high edge_padding_low fft_length interior_padding lhs_dilation limit_indices padding
+rhs_dilation slice_sizes start_indices strides window_dilations window_dimensions window_strides""".split()
+)
+_COMPOSITE_ATTRIBUTES = frozenset({"name", "composite_attributes", "decomposition", "version"})
+
+MAX_SIZE = 1 << 31
+"""Largest size, stride or padding: the compiler multiplies some of them before it looks whether they fit."""
 MAX_OPERATIONS = 40_000
 MAX_NESTING = 24
 
@@ -142,6 +150,8 @@ class Reader:
         self._max_tensor_bytes = max_tensor_bytes
         self._tensors: dict[Any, Tensor] = {}
         self._splat: dict[Any, bool] = {}
+        self._composites: list[Any] = []
+        self._decompositions: dict[Any, str] = {}
 
     def read(self, bytecode: bytes) -> Module:
         """Parse one artifact.
@@ -156,12 +166,21 @@ class Reader:
             parsed = mlir.deserialize_portable_artifact(bytecode)
             if not parsed.operation.verify():
                 raise Rejected("malformed", "the exported program does not verify; export it anew")
-            self._refuse_attributes("module", parsed.operation.attributes, _MODULE_ATTRIBUTES)
+            attributes = parsed.operation.attributes
+            self._refuse_attributes("module", attributes, _MODULE_ATTRIBUTES)
+            if any(str(attributes[key]).split()[0] not in ("1", "false") for key in attributes if key != "sym_name"):
+                raise Rejected("attribute", "a module says that it is laid out over devices or has unknown shapes")
             module, sizes = Module(), {}
-            for operation in parsed.body.operations:
-                before = self.operations
-                name = self._function(module, operation.operation)
-                sizes[name] = self.operations - before
+            try:
+                for operation in parsed.body.operations:
+                    before = self.operations
+                    name = self._function(module, operation.operation)
+                    sizes[name] = self.operations - before
+                functions = {_symbol(view): view.operation for view in parsed.body.operations}
+                for composite in self._composites:
+                    self._check_named(composite, functions)
+            finally:
+                self._composites.clear()  # they must not outlive what was parsed
         if "main" not in module.functions:
             raise Rejected("malformed", "the exported program has no function main; export it anew")
         self.operations -= sum(sizes[name] for name in self._leave_out_claimed(module))
@@ -247,9 +266,70 @@ class Reader:
             module.producers[result] = operation
         if name == "stablehlo.constant" and not self._is_splat(attributes["value"]):
             module.constant_bytes += module.types[results[0]].bytes
-        if name == "stablehlo.composite" and (composite := text(attributes["name"])) not in COMPOSITES:
-            self._claim(module, raw, composite, results)
+        for key in attributes.keys() & _SIZES:
+            if any(abs(int(size)) > MAX_SIZE for size in self._integers(attributes[key])):
+                raise Rejected("shape", f"a size or a padding of {name} is beyond {MAX_SIZE:,}; make it smaller")
+        if name == "stablehlo.pad":
+            self._check_padding(module, operation)
+        if name == "stablehlo.composite":
+            if (composite := text(attributes["name"])) in COMPOSITES:
+                self._composites.append(raw)
+            else:
+                self._claim(module, raw, composite, results)
         return operation
+
+    def _integers(self, attribute: Any) -> Any:
+        return (
+            attribute if isinstance(attribute, self.ir.DenseI64ArrayAttr) else self.ir.DenseIntElementsAttr(attribute)
+        )
+
+    def _check_padding(self, module: Module, operation: Operation) -> None:
+        """Padding may be negative, and then what it is taken from is as large as an array, and not looked at above."""
+        tensor, room = module.types[operation.operands[0]], dict[str, list[int]]()
+        for key in ("edge_padding_low", "edge_padding_high", "interior_padding"):
+            room[key] = [max(0, int(size)) for size in self._integers(operation.attributes[key])]
+        each = zip(tensor.shape, *room.values(), strict=True)
+        size = math.prod(max(1, n + low + high + max(0, n - 1) * inner) for n, low, high, inner in each)
+        if size * _ELEMENT_BYTES[tensor.element] > self._max_tensor_bytes:
+            raise Rejected("memory", f"an array is padded to {size:,} elements, of which most are cut off; pad less")
+
+    def _check_named(self, raw: Any, functions: dict[str, Any]) -> None:
+        """The decomposition of a composite of StableHLO's must be StableHLO's own: it may be what runs."""
+        attributes = raw.attributes
+        name, settings = attributes["name"].value, {}
+        if "composite_attributes" in attributes:
+            settings = {named.name: named.attr for named in attributes["composite_attributes"]}
+        operands, results = [value.type for value in raw.operands], [value.type for value in raw.results]
+        key = (name, *operands, None, *results, *settings.items())
+        if key not in self._decompositions:
+            try:
+                self._decompositions[key] = self._decomposition(name, operands, results, settings)
+            except Exception as error:
+                message = f"the composite {name} is called with what it does not take; use jnp and lax functions"
+                raise Rejected("op", message) from error
+        found = functions.get(attributes["decomposition"].value)
+        honest = found is not None and _body(found) == self._decompositions[key]
+        if not honest or not set(attributes) <= _COMPOSITE_ATTRIBUTES:
+            raise Rejected("op", f"the composite {name} is not what its name says; use jnp and lax functions")
+
+    def _decomposition(self, name: str, operands: list[Any], results: list[Any], settings: dict[str, Any]) -> str:
+        """What StableHLO itself writes for an operation when it is made portable, as text."""
+        from jax.extend import mlir
+        from jaxlib.mlir.dialects import func, stablehlo
+
+        ir = self.ir
+        with ir.Location.unknown():
+            module = ir.Module.create()
+            with ir.InsertionPoint(module.body):
+                function = func.FuncOp("main", (operands, results))
+            block = function.add_entry_block()
+            with ir.InsertionPoint(block):
+                made = ir.Operation.create(name, results, list(block.arguments), settings)
+                func.ReturnOp(list(made.results))
+        portable = mlir.serialize_portable_artifact(module, stablehlo.get_current_version())
+        parsed = mlir.deserialize_portable_artifact(portable)  # what is looked at below lives as long as it does
+        (found,) = [view.operation for view in parsed.body.operations if _symbol(view) != "main"]
+        return _body(found)
 
     def _claim(self, module: Module, raw: Any, composite: str, results: tuple[int, ...]) -> None:
         from nas.kernels import crossing
@@ -289,7 +369,7 @@ class Reader:
         if element not in _ELEMENT_BYTES:
             raise Rejected("op", f"an array has elements of type {element[:30]}; use float32, bfloat16, int32 or bool")
         size = math.prod(shape) * _ELEMENT_BYTES[element]
-        if size > self._max_tensor_bytes:
+        if max(size, *shape, 0) > self._max_tensor_bytes:
             raise Rejected(
                 "memory",
                 f"an array of shape {shape} takes {size / 2**20:,.0f} MiB; the space allows "
@@ -319,6 +399,16 @@ def _references(module: Module, block: Block) -> Iterator[str]:
             yield text(operation.attributes["callee"])
         elif operation.name == "stablehlo.composite" and operation.results[0] not in module.claims:
             yield text(operation.attributes["decomposition"])
+
+
+def _symbol(view: Any) -> str:
+    attributes = view.operation.attributes
+    return attributes["sym_name"].value if "sym_name" in attributes else ""
+
+
+def _body(function: Any) -> str:
+    """A function as text, without its name."""
+    return function.get_asm(enable_debug_info=False).partition("(")[2]
 
 
 def _not_allowed(name: str) -> Rejected:
