@@ -5,6 +5,12 @@ happens in between is `loop.py`. Results go to standard output, progress to stan
 least one candidate was scored, 1 if none was, 2 if the arguments or the run were of no use, 130 after Ctrl-C.
 """
 
+import os
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # while it imports for a second, there is nothing to stop
+
 import argparse
 import contextlib
 import importlib.metadata
@@ -20,7 +26,7 @@ from typing import Any, get_args
 from nas import asking
 from nas.confirm import FINALISTS, Confirmation, kept_folder
 from nas.control import sentence
-from nas.execute import Sandbox, Unlocked, usual_sandbox
+from nas.execute import NoServer, Sandbox, Unlocked, usual_sandbox
 from nas.execute.local import LocalExecutor
 from nas.leaderboard import write_table
 from nas.llm import LlmError
@@ -100,7 +106,7 @@ def main(arguments: Sequence[str] | None = None, client: Any = None) -> int:
     parsed = parser().parse_args(arguments)
     try:
         return _run(parsed, arguments, client)
-    except (UsageError, SpaceError, StoreError, LlmError, Unlocked) as error:
+    except (UsageError, SpaceError, StoreError, LlmError, Unlocked, NoServer) as error:
         if parsed.debug:
             traceback.print_exc()
         print(f"nas.search: {' '.join(str(error).split())}", file=sys.stderr)
@@ -176,7 +182,7 @@ def _run(parsed: argparse.Namespace, arguments: Sequence[str] | None, client: An
             finally:
                 if isinstance(executor, Desk):
                     executor.close()  # what was answered and paid for is kept first
-            search.strategy.tuner.sync(f"sqlite:///{store.path}", "nas")
+            _copy_study(search, store, view)
             stopped = search.stopping
             count = config.get("confirm", FINALISTS) if parsed.confirm is None else parsed.confirm
             if finished and count:
@@ -192,6 +198,23 @@ def _run(parsed: argparse.Namespace, arguments: Sequence[str] | None, client: An
         view.close()
         store.close()
     return _end(store, finished, stopped=stopped)
+
+
+def _copy_study(search: Search, store: Store, view: View) -> None:
+    """Bring Optuna's copy of the study up to date: others read it, and the search does not need it."""
+    from optuna.exceptions import OptunaError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        search.strategy.tuner.sync(f"sqlite:///{store.path}", "nas")
+    except (OptunaError, SQLAlchemyError) as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        why = " ".join(str(cause).split())[:200]
+        view.say(
+            f"warning: the copy of Optuna's study in {store.path} could not be written ({why}); --resume writes it"
+        )
 
 
 def _config(config: Mapping[str, Any]) -> Config:
@@ -329,5 +352,19 @@ def _dry_run(space: SearchSpace, reference: str, parsed: argparse.Namespace) -> 
     return 0
 
 
+def _command() -> int:
+    """`main` as a command of its own, which ends without a word where Ctrl-C finds it beginning or ending."""
+    heard = signal.getsignal(signal.SIGINT) != signal.SIG_IGN
+    if heard:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        status = main()
+    except KeyboardInterrupt:  # the second, while it answered the first
+        status = 130
+    if heard:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(status))
+    return status
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(_command())

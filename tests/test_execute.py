@@ -16,7 +16,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from nas.execute import Event, Executor, Job, Need, launch, local
+from nas.execute import Event, Executor, Job, Need, NoServer, launch, local
 from nas.execute.attempt import ENTRIES_LIMIT, decode
 from nas.execute.local import LocalExecutor
 from nas.execute.server import FRAME_LIMIT_BYTES, HEADER, to_frame
@@ -376,7 +376,10 @@ def test_killed_server_is_replaced_and_its_jobs_run_again(local_executor: LocalE
     assert [(event.kind, event.attempt) for event in collect(local_executor, 2)] == [("cancelled", 2)] * 2
 
 
-def test_job_whose_every_server_dies_is_lost(local_executor: LocalExecutor, tmp_path: Path) -> None:
+def test_job_whose_every_server_dies_is_lost(
+    local_executor: LocalExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "_SERVERS", 1)
     local_executor.submit(job("hang", payload={"pids": str(tmp_path / "pids")}, attempts=1))
     pids = wait_for(lambda: read_pids(tmp_path / "pids"), local_executor)
     os.kill(server_pid(local_executor), signal.SIGKILL)
@@ -384,6 +387,40 @@ def test_job_whose_every_server_dies_is_lost(local_executor: LocalExecutor, tmp_
     assert (event.kind, event.attempt) == ("lost", 1) and "server" in event.error
     assert_gone(pids)
     assert run(local_executor, job("echo")).kind == "done"
+
+
+def test_server_that_dies_costs_its_jobs_no_attempt(local_executor: LocalExecutor, tmp_path: Path) -> None:
+    payload = {"pids": str(tmp_path / "pids")}
+    local_executor.submit(job("hang", payload=payload, attempts=1, timeout_s=120))
+    for _ in range(3):
+        wait_for(lambda: read_pids(tmp_path / "pids"), local_executor)
+        (tmp_path / "pids").unlink()
+        os.kill(server_pid(local_executor), signal.SIGKILL)
+    pids = wait_for(lambda: read_pids(tmp_path / "pids"), local_executor)
+    local_executor.cancel("hang")
+    assert [(event.kind, event.attempt) for event in collect(local_executor)] == [("cancelled", 4)]
+    assert_gone(pids)
+
+
+def test_server_killed_while_it_imports_is_replaced() -> None:
+    with LocalExecutor(workers=1, sandbox="off") as executor:
+        executor.submit(job("echo"))
+        for _ in range(3):
+            first = wait_for(lambda: executor._server and executor._server.process.pid, executor)
+            os.kill(first, signal.SIGKILL)
+            wait_for(lambda first=first: executor._server and executor._server.process.pid != first, executor)
+        assert collect(executor)[0].kind == "done"
+
+
+def test_server_that_is_killed_whenever_it_starts_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "_SERVERS", 3)
+    with LocalExecutor(workers=1, sandbox="off") as executor:
+        executor.submit(job("echo"))
+        with pytest.raises(NoServer, match="did not start"):
+            while True:
+                if executor._server is not None:
+                    os.kill(server_pid(executor), signal.SIGKILL)
+                executor.poll(0.05)
 
 
 def test_jobs_die_at_once_and_the_server_is_replaced_when_it_hangs(

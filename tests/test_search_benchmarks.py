@@ -1,6 +1,8 @@
 """The benchmarks of whole searches: what they decide by, on cases with a known answer; and that they run."""
 
 import json
+import os
+import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -178,6 +180,19 @@ def test_moments_of_kills_are_drawn_in_order_and_repeat() -> None:
     assert all(0 <= moment.tasks < 100 and 0 <= moment.delay_s <= 3 for moment in drawn)
 
 
+def test_processes_are_told_apart_and_not_taken_for_later_ones() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, cwd="/")
+    try:
+        found = kill.processes(os.getpid())
+        (mine,) = [one for one in found["tracer"] if one.pid == child.pid]  # in the root folder, as what is sealed is
+        assert [one.pid for one in found["coordinator"]] == [os.getpid()] and mine.alive()
+        assert not mine._replace(began=mine.began - 1).alive()
+    finally:
+        child.kill()
+        child.communicate()
+    assert not mine.alive()
+
+
 def test_stores_that_differ_are_found_to_differ(tmp_path: Path) -> None:
     config = {"budget": 3, "metric": "accuracy"}
     for name, budget in (("one", 3), ("same", 3), ("other", 4)):
@@ -229,6 +244,17 @@ def test_a_search_with_a_model_is_killed_twice_and_replayed_and_ends_equal(tmp_p
     figures = json.loads(file.read_text())["figures"]
     assert figures["different_lines"] == 0 and figures["doubled"] == 0 and figures["kills"]
     assert figures["replay_different_lines"] == figures["answered_twice"] == 0 and figures["asked"]
+
+
+@pytest.mark.slow
+def test_any_process_of_a_search_is_killed_and_the_store_is_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    options = ["--kills", "8", "--anyone", "--budget", "4", "--space", RINGS, "--folder", str(tmp_path / "runs")]
+    assert kill.main([*options, "--json", str(file)]) == 0
+    figures = json.loads(file.read_text())["figures"]
+    assert len(figures["kills"]) == sum(kind["times"] for kind in figures["kinds"].values()) == 8
+    assert sum(kind["times"] > 0 for kind in figures["kinds"].values()) >= 2
+    assert not any(figures[key] for key in ("different_lines", "doubled", "left", "without_outcome", "never_gone"))
 
 
 @pytest.mark.slow

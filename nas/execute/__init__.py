@@ -33,6 +33,10 @@ def usual_sandbox() -> Sandbox:
     raise Unlocked(f"NAS_SANDBOX={named}: one of {', '.join(get_args(Sandbox))} is needed")
 
 
+class NoServer(RuntimeError):
+    """Jobs cannot be run: what starts them does not start; the message ends with the last line that it wrote."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
     """What a job occupies while it runs, or what an executor has in all.
@@ -58,7 +62,8 @@ class Job:
       payload: plain data: None, bool, int, float, str, bytes, list, dict.
       need: what it occupies.
       timeout_s: wall-clock limit from the moment it starts to run [s]; then its whole process group is killed.
-      attempts: how often it may be started if it is lost.
+      attempts: how often it may be started if its process dies; one that went down with the server that forked it is
+        started again beside that, ten times at most.
       priority: of the jobs that wait, the one with the lowest number starts first; equal numbers in order of arrival.
       sealed: run with an empty environment and no inherited descriptors, locked by the kernel (`nas.execute.confine`):
         for what executes candidate code.

@@ -38,12 +38,14 @@ class Waiting:
       job: without its payload.
       frame: entry and payload, encoded.
       attempt: which attempt is to be made, from 1.
+      servers: how many attempts ended because the server died.
     """
 
     order: tuple[int, int]
     job: Job
     frame: bytes
     attempt: int = 1
+    servers: int = 0
 
     def event(self, kind: Any, *, result: Any = None, error: str = "") -> Event:
         """How this attempt ended."""

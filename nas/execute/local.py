@@ -18,6 +18,7 @@ import os
 import selectors
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from nas.execute import Event, Job, Need, Sandbox, Unlocked, Usage, confine, server, usual_sandbox
+from nas.execute import Event, Job, Need, NoServer, Sandbox, Unlocked, Usage, confine, server, usual_sandbox
 from nas.execute.attempt import Attempt, Waiting, last_line, resident_bytes
 from nas.execute.launch import ServerProcess
 
@@ -38,7 +39,9 @@ _TPU_BOUNDS = {1: "1,1,1", 2: "1,2,1", 4: "2,2,1"}  # how libtpu wants a process
 
 _BOOT_S = 300.0  # the server imports for seconds, on a cold network disk for minutes
 _PATIENCE_S = 30.0  # to answer takes the server milliseconds; past this it hangs, and is replaced
+_LAST_S = 1.0  # a server that has closed its socket is given this long to end by itself
 _ORPHAN_S = 2.0  # a job whose server died is given this long to be gone before it is given up
+_SERVERS = 10  # a job under which so many have died may be what kills them; and so often one is killed as it starts
 _LOOK_S = 0.2
 _LONGEST_WAIT_S = 60.0
 _SPARE_CPU_S = 10
@@ -88,6 +91,7 @@ class LocalExecutor:
         self._numbers = itertools.count(1)
         self._selector = selectors.DefaultSelector()
         self._closed = False
+        self._killed_at_start = 0
         self._server: ServerProcess | None = self._launch()
 
     def capacity(self) -> Need:
@@ -117,7 +121,7 @@ class LocalExecutor:
         """Events since the last call, at once if there are some, else after at most `timeout_s` seconds.
 
         Raises:
-          RuntimeError: the server cannot start; the message ends with the last line that it wrote.
+          NoServer: the server cannot start; the message ends with the last line that it wrote.
         """
         if self._closed:
             return []
@@ -306,8 +310,9 @@ class LocalExecutor:
         del self._running[attempt.number]
         self._free_cores += attempt.waiting.job.need.cpus
         self._free_accelerators.extend(attempt.given)
-        if attempt.event is None and attempt.waiting.attempt < attempt.waiting.job.attempts:
-            self._enqueue(replace(attempt.waiting, attempt=attempt.waiting.attempt + 1))
+        waiting, servers = attempt.waiting, attempt.waiting.servers + (attempt.orphaned < math.inf)
+        if attempt.event is None and servers < _SERVERS and waiting.attempt - servers < waiting.job.attempts:
+            self._enqueue(replace(waiting, attempt=waiting.attempt + 1, servers=servers))
             return
         attempt.settle("lost", error=death)
         assert attempt.event is not None
@@ -377,7 +382,7 @@ class LocalExecutor:
         messages = process.receive()
         for what, number, report in messages or ():
             if what == "ready":
-                process.ready = True
+                process.ready, self._killed_at_start = True, 0
             elif number in self._running:
                 self._note(self._running[number], what, report)
         if messages is None:
@@ -406,6 +411,8 @@ class LocalExecutor:
         self._forget(process.channel)
         self._forget(process.errors)
         process.pull_errors()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.process.wait(_LAST_S)  # how it ended is told apart from what stop() would do to it
         process.stop()
         self._server = None
         for attempt in self._running.values():
@@ -414,9 +421,14 @@ class LocalExecutor:
             if attempt.pid:
                 server.kill_group(attempt.pid)
             attempt.ending, attempt.orphaned = True, min(attempt.orphaned, time.monotonic())
-        if not process.ready:
-            last = last_line(process.tail) or f"exit status {process.process.returncode}"
-            raise RuntimeError(f"the server of jobs, which imports {', '.join(self._preload)}, did not start: {last}")
+        if process.ready:
+            return
+        self._killed_at_start += 1
+        in_time = time.monotonic() < process.launched + _BOOT_S
+        if process.process.returncode < 0 and in_time and self._killed_at_start < _SERVERS:
+            return  # somebody killed it, and not for being late
+        last = last_line(process.tail) or f"exit status {process.process.returncode}"
+        raise NoServer(f"the server of jobs, which imports {', '.join(self._preload)}, did not start: {last}")
 
     def _forget(self, handle: socket.socket | int) -> None:
         with contextlib.suppress(KeyError, ValueError):  # it is not registered, or closed

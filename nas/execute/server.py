@@ -91,10 +91,16 @@ def main() -> None:
     coordinator, preload = int(sys.argv[2]), sys.argv[3:]
     del sys.argv[1:]
     gc.disable()
+    if _LINUX:  # to import takes seconds, in which nothing is heard; if the coordinator dies, so does this
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != coordinator:
+            return
     for name in preload:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()  # what is imported stays shared: a collection in a job would copy its pages
+    if _LINUX:  # from here on it has jobs to kill first
+        _prctl(_PR_SET_PDEATHSIG, 0)
     _run(*_Server(channel, coordinator).serve())
 
 
