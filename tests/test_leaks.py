@@ -68,9 +68,16 @@ def test_clean_program_passes(case: Case) -> None:
     assert at_the_door(SPACE, case.source) is None
 
 
+@named(leak_corpus.MISSED)
+def test_what_is_said_to_be_missed_is_missed(case: Case) -> None:
+    assert at_the_door(SPACE, case.source) is None  # if not, say so in the corpus and in the decisions
+
+
 def test_corpus_is_as_large_as_it_is_said_to_be() -> None:
-    cases = leak_corpus.TIME + leak_corpus.TRAINING + leak_corpus.BATCH + leak_corpus.CLEAN + leak_corpus.NEGLIGIBLE
-    assert len({case.name for case in cases}) == len(cases) >= 36
+    leaking = leak_corpus.TIME + leak_corpus.TRAINING + leak_corpus.BATCH
+    cases = leaking + leak_corpus.CLEAN + leak_corpus.NEGLIGIBLE
+    assert len({case.name for case in cases}) == len(cases)
+    assert len(leaking) >= 90 and len(leak_corpus.CLEAN) >= 30
 
 
 @pytest.mark.parametrize(
@@ -238,6 +245,31 @@ def test_rounding_that_follows_the_row_is_no_leak() -> None:
     order = np.arange(6, dtype=np.float32)[:, None, None]
     assert found(lambda x: x @ WEIGHTS * (1 + 1e-7 * order), causal=False) is None
     assert found(lambda x: x @ WEIGHTS * (1 + 1e-1 * order), causal=False) is not None
+
+
+@pytest.mark.parametrize("special", [0, 29, 63])
+def test_one_row_of_a_large_batch_is_not_overlooked(special: int) -> None:
+    inputs, others = RNG.normal(size=(2, 64, 10, 3)).astype(np.float32)
+
+    def favouring(x: np.ndarray) -> np.ndarray:
+        outputs = np.cumsum(x @ WEIGHTS, axis=1)
+        outputs[special, 4] += x[special, 5] @ WEIGHTS
+        return outputs
+
+    leak = find(favouring, inputs, others, causal=True)
+    assert leak is not None
+    assert leak.rule == "batch"
+
+
+def test_choice_that_rounding_turns_in_some_rows_is_no_leak() -> None:
+    inputs, others = RNG.normal(size=(2, 64, 10, 3)).astype(np.float32)
+    close = inputs[[7, 40], 0, 0]  # two examples whose choice is close, and turned in every other row
+
+    def turning(x: np.ndarray) -> np.ndarray:
+        turned = np.isin(x[:, 0, 0], close) & (np.arange(64) % 2 == 0)
+        return x @ WEIGHTS * np.where(turned, 2.0, 1.0)[:, None, None]
+
+    assert find(turning, inputs, others, causal=True) is None
 
 
 # ---- through the executor ----

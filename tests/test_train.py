@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 
 os.environ["NPROC"] = "1"  # before any backend: CPU results depend on the number of threads
 
@@ -291,7 +292,7 @@ def test_job_that_diverges_fails_and_has_no_score(job: dict[str, Any]) -> None:
 def test_job_refuses_other_bytes(job: dict[str, Any]) -> None:
     blobs = msgpack.unpackb(Path(job["program"]).read_bytes())
     Path(job["program"]).write_bytes(msgpack.packb(blobs | {"eval": blobs["eval"][:-1] + b"x"}) or b"")
-    with pytest.raises(ValueError, match="not the one that was admitted"):
+    with pytest.raises(OSError, match="not the one that was admitted"):
         read_program(Path(job["program"]), job["digest"])
 
 
@@ -308,3 +309,25 @@ def test_interpreter_draws_what_a_compiled_initialiser_draws(traced: Any, name: 
     theirs = jax.tree.leaves(jax.jit(exported.call)(np.uint32(11)))
     for left, right in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(left, right, rtol=0, atol=2e-6)
+
+
+def test_damage_on_the_disk_is_no_fault_of_a_candidate(job: dict[str, Any], tmp_path: Path) -> None:
+    shutil.copytree(job["data"], tmp_path / "damaged")
+    path = tmp_path / "damaged" / "train.inputs.npy"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(OSError, match=r"\[Errno 5\].*damaged; remove that folder"):
+        train_job(**job | {"data": str(tmp_path / "damaged"), "trials": []})
+
+
+def test_number_that_was_changed_on_the_disk_is_noticed(tmp_path: Path) -> None:
+    path, arrays = tmp_path / "one.safetensors", [np.arange(6, dtype=np.float32).reshape(2, 3), np.float32(2.0)]
+    checkpoint.save(path, arrays, {"step": 3})
+    assert checkpoint.unreadable(path) is None
+    found, meta = checkpoint.load(path, arrays, {"step": 3})
+    assert meta == {"step": 3} and all(np.array_equal(a, b) for a, b in zip(found, arrays, strict=True))
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1
+    path.write_bytes(content)
+    assert checkpoint.unreadable(path) is not None
+    with pytest.raises(checkpoint.CheckpointError, match="other numbers"):
+        checkpoint.load(path, arrays, {"step": 3})

@@ -3,10 +3,10 @@
 In go the artifacts that `program.py` has checked; out comes the candidate's `Failure`, or none. The programs are run on
 made-up inputs, then some inputs are changed, and the outputs that must not notice are compared. Parameters are those of
 the initialiser with noise on them, so that a gate which starts at zero hides nothing. `leak_job` runs in a disposable
-process without data, labels or candidate Python; `find` works on any function from inputs to outputs, so that trained
-parameters and real inputs can be asked the same.
+process without data, labels or candidate Python. The trainer asks the same of trained parameters and real inputs, by
+`unseen` and `starts`.
 
-What is found is there, but for rounding. What is not found: a dependence so rare that no made-up input triggers it
+What is found is there, but for rounding. What is not found here: a dependence so rare that no made-up input triggers it
 (about `PAIRS` pairs of an example and a cut in time are tried; of a large program, which is run a few times only, not
 even every cut), one that only opens at parameters or in a state that training would have to reach, and one below the
 tolerance.
@@ -36,6 +36,11 @@ SHIFT_TOLERANCE = {"single": 1e-3, "half": 0.2}
 """The same for an example in another row, where sums may run in another order, by the coarsest float inside."""
 SHIFT_SHARE = 0.05
 """Rows that may move beyond it: rounding can turn a choice (top-k, argmax) between two that are nearly equal."""
+SHIFTS = 5
+"""Orders of the batch after which a row that moved in each is one that the program treats in its own way: a turned
+choice goes with the example to another row."""
+REPEATS = 4
+"""On an accelerator, which may add in any order: movements of a repeated evaluation that still count as rounding."""
 CONSTANT = 5e-7
 """Spread of the outputs over examples up to which they are all the same, in units of the largest output."""
 
@@ -54,6 +59,9 @@ NOISES = (0.1, 1.0)
 SMALLEST = 0.5
 FEW_IDS = 4
 """Different token ids in every other made-up example."""
+LEAST_HALVINGS, MOST_HALVINGS = 2, 6
+"""How often one half of a batch is changed to see whether the other moves, after the first time. Every other batch has
+few ids in all: in one that holds every id, its largest value is always the same."""
 FLOPS_PER_OUTPUT = 100
 """What comparing an output costs."""
 
@@ -96,8 +104,8 @@ def leak_job(
     space: str, blobs: Mapping[str, bytes], param_leaves: int, platform: str = "cpu", flops: int = 0
 ) -> dict[str, Any]:
     """Entry of the disposable job: `{"failure": {...}}`, or `{"failure": None}`, as plain data."""
-    failure = check(load(space), blobs, param_leaves, platform, flops)
-    return {"failure": None if failure is None else to_plain(failure)}
+    found = check(load(space), blobs, param_leaves, platform, flops)
+    return {"failure": None if found is None else to_plain(found)}
 
 
 def check(
@@ -138,15 +146,18 @@ def check(
     leak = find(*draws.drawn(evaluation, 0), causal=causal, cuts=cuts, tolerance=within)
     if leak is not None and leak.rule == "constant":  # at other parameters it may not be
         leak = find(*draws.drawn(evaluation, 1), causal=causal, cuts=cuts, tolerance=within)
+    halvings = int(REPEATED_FLOPS / (3 * evaluation.shape[0] * work))
+    for number in range(min(max(halvings, LEAST_HALVINGS), MOST_HALVINGS)):
+        leak = leak or _by_halves(*draws.drawn(evaluation, number, poor=number % 2 == 0), within)
     for number in range(1, sweeps):
         leak = leak or later(*draws.drawn(evaluation, number), cuts=cuts, tolerance=within.same)
     if leak is not None or not causal:
-        return None if leak is None else _failure(leak)
+        return None if leak is None else failure(leak)
     training = _Mode(artifact("forward"), params, state, work)
     sweeps, cuts = _effort(training.shape, work, rng)
     for number in range(sweeps):
         leak = leak or later(*draws.drawn(training, number), cuts=cuts, tolerance=training.tolerance.same, mixing=True)
-    return None if leak is None else _failure(leak, training=True)
+    return None if leak is None else failure(leak, "in training")
 
 
 def find(
@@ -207,19 +218,91 @@ def later(
     return None
 
 
+def starts(rows: int, length: int, calls: int, rng: np.random.Generator, *, causal: bool) -> np.ndarray:
+    """From where on each row of a batch is changed, for `unseen`: (calls, rows), between 0 and `length`.
+
+    A row in two stays whole. The others are cut at positions that are spread evenly over all calls; where nothing is
+    causal they are changed from 0 on.
+
+    Args:
+      rows: in a batch.
+      length: positions of an input.
+      calls: how often a batch can be evaluated.
+      rng: draws which rows stay, and where exactly they are cut.
+      causal: whether time is asked about.
+    """
+    half = rows // 2
+    found = np.full((calls, rows), length)
+    positions = np.zeros(calls * half, int)
+    if causal and len(positions):
+        positions = np.floor((np.arange(len(positions)) + rng.random()) * length / len(positions)).astype(int)
+    for call, own in enumerate(rng.permutation(positions).reshape(calls, half)):
+        found[call, rng.permutation(rows)[:half]] = own
+    return found
+
+
+def unseen(
+    evaluate: Evaluate, inputs: np.ndarray, others: np.ndarray, outputs: np.ndarray, start: np.ndarray, *,
+    causal: bool, tolerance: Callable[[], Tolerance] = Tolerance, exact: bool = True,
+) -> Leak | None:  # fmt: skip
+    """Whether anything moves that must not when each row changes from a position of its own on.
+
+    What is whole must not move at all, and in a causal function nothing before a row's start. That takes one
+    evaluation, and more only if a bit differs.
+
+    Args:
+      evaluate: (B, T, ...) to (B, ...).
+      inputs: (B, T, ...).
+      others: what inputs are changed to.
+      outputs: `evaluate(inputs)`, from before.
+      start: (B,) where each row's change begins; T leaves it whole.
+      causal: whether the output at (b, t) may depend on inputs at (b, 0 … t) only.
+      tolerance: for rounding; asked for only if a bit differs.
+      exact: whether equal inputs have to give equal bits, as they do on a CPU.
+    """
+    length, whole = inputs.shape[1], start == inputs.shape[1]
+    found = evaluate(np.where(_placed(np.arange(length) >= start[:, None], inputs), others, inputs))
+    allowed = functools.cache(tolerance)
+    noise = 0.0
+    if not np.array_equal(found[whole], outputs[whole], equal_nan=True):
+        again = evaluate(inputs)
+        if not np.array_equal(again, outputs, equal_nan=True):
+            noise = REPEATS * float(_movement(again, outputs, axes=2).max())
+            if exact or noise > allowed().shifted:
+                return Leak(rule="nondeterministic")
+        movement = _by_row(_movement(found, outputs, axes=2)) * whole
+        if movement.max() > max(allowed().same, noise):
+            return Leak(rule="batch", moved=float(movement.max()), row=int(movement.argmax()))
+    if not causal:
+        return None
+    before = np.arange(outputs.shape[1]) < np.where(whole, 0, start)[:, None]
+    if np.array_equal(found[before], outputs[before], equal_nan=True):
+        return None
+    return _after(evaluate, inputs, others, outputs, start, max(allowed().same, noise), found)
+
+
 def _after(
-    evaluate: Evaluate, inputs: np.ndarray, others: np.ndarray, outputs: Any, cuts: np.ndarray, tolerance: float
-) -> Leak | None:
-    """Change row b from position cuts[b] on; the first output before its row's cut that moves, and what moves it."""
+    evaluate: Evaluate, inputs: np.ndarray, others: np.ndarray, outputs: Any, cuts: np.ndarray, tolerance: float,
+    found: np.ndarray | None = None,
+) -> Leak | None:  # fmt: skip
+    """Change row b from position cuts[b] on; the first output before its row's cut that moves, and what moves it.
+
+    The outputs are `found`, if that is known.
+    """
     length = inputs.shape[1]
 
-    def moved(start: np.ndarray) -> np.ndarray:  # (B, T): how far each output before its row's cut moves
-        change = _placed(np.arange(length) >= start[:, None], inputs)
-        movement = _movement(evaluate(np.where(change, others, inputs)), outputs)[:, :length]
+    def moved(start: np.ndarray, found: np.ndarray | None = None) -> np.ndarray:  # (B, T), of outputs before the cut
+        if found is None:
+            change = _placed(np.arange(length) >= start[:, None], inputs)
+            found = evaluate(np.where(change, others, inputs))
+        before = np.arange(outputs.shape[1]) < np.minimum(cuts, length)[:, None]
+        if np.array_equal(found[before], outputs[before], equal_nan=True):
+            return np.zeros((len(inputs), length), np.float32)
+        movement = _movement(found, outputs)[:, :length]
         movement = movement.reshape(*movement.shape[:2], -1).max(axis=2)
-        return np.where(np.arange(movement.shape[1]) < cuts[:, None], movement, 0)
+        return np.where(before[:, :length], movement, 0)
 
-    movement = moved(cuts)
+    movement = moved(cuts, found)
     position = int((movement > tolerance).any(axis=0).argmax())
     row = int(movement[:, position].argmax())
     if movement[row, position] <= tolerance:
@@ -242,15 +325,33 @@ def _mixed(
     rows = len(inputs)
     if rows < 2:
         return None
-    order = np.random.default_rng(rows).permutation(rows)
-    for kept in (order % 2 == 0, order % 2 == 1):
+    if (leak := _by_halves(evaluate, inputs, others, outputs, allowed)) is not None:
+        return leak
+    rng = np.random.default_rng(rows)
+    always = np.full(rows, True)  # rows that moved in every order
+    for number in range(SHIFTS):
+        cycle, order = rng.permutation(rows), np.empty(rows, int)
+        order[cycle] = np.roll(cycle, 1)  # no row stays
+        movement = _by_row(_movement(evaluate(inputs[order]), outputs[order], axes=2))
+        moves = movement > allowed.shifted
+        always &= moves
+        if moves.mean() > SHIFT_SHARE or (always.any() and number == SHIFTS - 1):
+            return Leak(rule="batch", moved=float(movement.max()), row=int(order[movement.argmax()]))
+        if not always.any():
+            break
+    return None
+
+
+def _by_halves(
+    evaluate: Evaluate, inputs: np.ndarray, others: np.ndarray, outputs: np.ndarray, allowed: Tolerance
+) -> Leak | None:
+    """Whether the outputs for one half of a batch move when the other half changes."""
+    half = np.random.default_rng(len(inputs)).permutation(len(inputs)) % 2 == 0
+    for kept in (half, ~half):
         changed = evaluate(np.where(_placed(kept, inputs), inputs, others))
         movement = _by_row(_movement(changed, outputs, axes=2)) * kept
         if movement.max() > allowed.same:
             return Leak(rule="batch", moved=float(movement.max()), row=int(movement.argmax()))
-    movement = _by_row(_movement(evaluate(inputs[order]), outputs[order], axes=2))
-    if (movement > allowed.shifted).mean() > SHIFT_SHARE:
-        return Leak(rule="batch", moved=float(movement.max()), row=int(order[movement.argmax()]))
     return None
 
 
@@ -301,7 +402,13 @@ def _placed(mask: np.ndarray, array: np.ndarray) -> np.ndarray:
     return mask.reshape(mask.shape + (1,) * (array.ndim - mask.ndim))
 
 
-def _failure(leak: Any, *, training: bool = False) -> Failure:
+def failure(leak: Leak, when: str = "") -> Failure:
+    """A leak as what is told of a candidate.
+
+    Args:
+      leak: what was found.
+      when: where it shows, if not at admission in evaluation: `in training`, or with which parameters.
+    """
     size = f"by {leak.moved:.0e} of its spread"
     messages = {
         "time": f"the output at position {leak.output} depends on the input at position {leak.input} ({size})",
@@ -310,13 +417,22 @@ def _failure(leak: Any, *, training: bool = False) -> Failure:
         "constant": "the outputs are the same for all inputs",
     }
     remedies = {
-        "time": f"{_TRAINING} {_TIME}" if training else _TIME,
+        "time": f"{_TRAINING} {_TIME}" if when == "in training" else _TIME,
         "batch": _BATCH,
         "nondeterministic": "Compute with x, parameters and constants alone.",
         "constant": "Let x reach the outputs: no factor of zero, and no activation that is always saturated.",
     }
-    mode = "in training, " if training else ""
+    mode = f"{when}, " if when else ""
     return Failure(stage="leak", rule=leak.rule, message=f"{mode}{messages[leak.rule]}. {remedies[leak.rule]}")
+
+
+def tolerance_of(exported: Any) -> Tolerance:
+    """What rounding asks for, with the operations and floats that an exported function holds."""
+    text = str(exported.mlir_module())
+    return Tolerance(
+        same=FOURIER_TOLERANCE if "stablehlo.fft" in text else TOLERANCE,
+        shifted=SHIFT_TOLERANCE["half" if "bf16>" in text or "xf16>" in text else "single"],
+    )
 
 
 class _Mode:
@@ -336,19 +452,14 @@ class _Mode:
         training = len(exported.in_avals) > len(params) + len(state) + 1
         x = exported.in_avals[len(params) + len(state)]
         self.shape, self.dtype = tuple(x.shape), np.dtype(x.dtype)
-        self._rest = (np.uint32(0),) if training else ()
-        self._state = state
-        text = str(exported.mlir_module())
-        self.tolerance = Tolerance(
-            same=FOURIER_TOLERANCE if "stablehlo.fft" in text else TOLERANCE,
-            shifted=SHIFT_TOLERANCE["half" if "bf16>" in text or "xf16>" in text else "single"],
-        )
+        self._training, self._state = training, state
+        self.tolerance = tolerance_of(exported)
 
         def outputs(*arguments: Any) -> Any:
             returned = exported.call(*arguments)
             return returned[0] if training else returned
 
-        lowered = jax.jit(outputs).lower(params, state, np.zeros(self.shape, self.dtype), *self._rest)
+        lowered = jax.jit(outputs).lower(params, state, np.zeros(self.shape, self.dtype), *self._seeds(0))
         options = {
             "xla_backend_optimization_level": int(self.shape[0] * work > LARGE_FLOPS),
             "xla_cpu_use_fusion_emitters": False,
@@ -356,8 +467,12 @@ class _Mode:
         }
         self._executable = lowered.compile(compiler_options=options)
 
-    def __call__(self, params: tuple[np.ndarray, ...], inputs: np.ndarray) -> np.ndarray:
-        return np.asarray(self._executable(params, self._state, inputs, *self._rest))
+    def __call__(self, params: tuple[np.ndarray, ...], seed: int, inputs: np.ndarray) -> np.ndarray:
+        return np.asarray(self._executable(params, self._state, inputs, *self._seeds(seed)))
+
+    def _seeds(self, seed: int) -> tuple[np.uint32, ...]:
+        """What dropout is drawn from, in training alone."""
+        return (np.uint32(seed),) if self._training else ()
 
 
 class _Draws:
@@ -366,13 +481,17 @@ class _Draws:
     def __init__(self, params: tuple[np.ndarray, ...], vocab: int) -> None:
         self._params, self._vocab = params, vocab
 
-    def drawn(self, mode: _Mode, number: int) -> tuple[Evaluate, np.ndarray, np.ndarray, np.ndarray]:
+    def drawn(
+        self, mode: _Mode, number: int, *, poor: bool = False
+    ) -> tuple[Evaluate, np.ndarray, np.ndarray, np.ndarray]:
         """A mode at parameters with noise, inputs, others that differ from them everywhere, and the inputs' outputs.
 
-        There is as much noise as leaves the outputs finite.
+        There is as much noise as leaves the outputs finite. In a `poor` batch there are few ids in all, if it has ids.
         """
         rng = np.random.default_rng([2, number])
         inputs = self._inputs(mode, rng)
+        if poor and np.issubdtype(mode.dtype, np.integer):
+            inputs = rng.choice(np.unique(inputs[-1])[:FEW_IDS], mode.shape).astype(mode.dtype)
         if np.issubdtype(mode.dtype, np.floating):
             others = self._inputs(mode, rng)
         else:
@@ -382,7 +501,7 @@ class _Draws:
         noise = NOISES[0] if mode.tolerance.same > TOLERANCE else NOISES[number % len(NOISES)]
         for share in (noise, noise / 10, 0.0):
             rng = np.random.default_rng([3, number])
-            evaluate = functools.partial(mode, tuple(_shaken(leaf, share, rng) for leaf in self._params))
+            evaluate = functools.partial(mode, tuple(_shaken(leaf, share, rng) for leaf in self._params), number)
             outputs = evaluate(inputs)
             if np.isfinite(outputs).all():
                 break

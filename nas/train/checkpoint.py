@@ -4,14 +4,18 @@ Written under a temporary name, flushed and renamed, so that a file that has its
 against a template on the way in: a restored scalar of shape (1,) would broadcast without a word and be wrong.
 """
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nas.files import write_file
+
+_SUM = "sha256"
+"""Entry of the metadata with the hash of all arrays; files of before have none."""
 
 
 class CheckpointError(ValueError):
@@ -28,10 +32,18 @@ def save(path: Path, leaves: Sequence[Any], meta: Mapping[str, Any]) -> int:
 
     # np.array(..., order="C") keeps a 0-d array 0-d, which np.ascontiguousarray does not.
     arrays = {f"{index:04d}": np.array(leaf, order="C") for index, leaf in enumerate(leaves)}
-    content = to_bytes(arrays, metadata={"nas": json.dumps(meta, sort_keys=True)})
+    written = {**meta, _SUM: _sum(arrays.values())}
+    content = to_bytes(arrays, metadata={"nas": json.dumps(written, sort_keys=True)})
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, content)
     return len(content)
+
+
+def _sum(arrays: Iterable[np.ndarray]) -> str:
+    total = hashlib.sha256()
+    for array in arrays:
+        total.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+    return total.hexdigest()
 
 
 def unreadable(path: Path) -> str | None:
@@ -40,12 +52,11 @@ def unreadable(path: Path) -> str | None:
 
     try:
         with safe_open(path, framework="np") as file:
-            json.loads((file.metadata() or {})["nas"])
-            for name in file.keys():
-                file.get_tensor(name)
+            written = json.loads((file.metadata() or {})["nas"])
+            arrays = [file.get_tensor(name) for name in sorted(file.keys())]
     except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
         return " ".join(str(error).split())[:200]
-    return None
+    return None if written.get(_SUM) in (None, _sum(arrays)) else "its numbers are not those that were written"
 
 
 def load(path: Path, template: Sequence[Any], meta: Mapping[str, Any]) -> tuple[list[np.ndarray], dict[str, Any]]:
@@ -66,6 +77,8 @@ def load(path: Path, template: Sequence[Any], meta: Mapping[str, Any]) -> tuple[
             arrays = [file.get_tensor(name) for name in sorted(file.keys())]
     except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise CheckpointError(f"checkpoint {path.name} cannot be read: {error}") from error
+    if written.pop(_SUM, None) not in (None, _sum(arrays)):
+        raise CheckpointError(f"checkpoint {path.name} holds other numbers than were written; the disk is damaged")
     for key, value in meta.items():
         if written.get(key) != value:
             raise CheckpointError(f"checkpoint {path.name} has {key} {written.get(key)!r}, not {value!r}")

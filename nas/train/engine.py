@@ -12,10 +12,11 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from nas.admit.leaks import Leak, starts, tolerance_of, unseen
 from nas.space import SearchSpace, Split
 
 if TYPE_CHECKING:
@@ -53,6 +54,20 @@ CONSISTENT_RMS = 0.2
 """Root mean square of an update of Muon, like AdamW's (arXiv 2502.16982), so that one rate serves both."""
 TIMED_INFERENCES = 10
 """Batches of which the fastest says how long an inference takes."""
+LEAK_SHARE = 0.01
+"""Work on looking for leaks at trained parameters, in units of that on the training before."""
+TRAINING_PASSES = 3
+"""Forward passes that a training step costs, about."""
+MOST_LEAK_CALLS = 16
+"""Batches that are evaluated for leaks at most, whose outputs are compared on the host."""
+
+
+class Scored(NamedTuple):
+    """What an evaluation says: mean loss, mean score, and the outputs for its first batch, on the device."""
+
+    loss: float
+    score: float
+    first: Any
 
 
 def plan(traits: frozenset[str], flops: int, space: SearchSpace, examples: int, platform: str) -> Plan:
@@ -324,34 +339,91 @@ class Engine:
         Running statistics (BatchNorm) were collected at the weights that are trained, which are not the averaged ones;
         so they are collected anew at those, on `CALIBRATION` training batches, and only for this evaluation.
         """
-        import jax
+        return self.score(self.settled(carry, part), part)[:2]
 
+    def settled(self, carry: Any, part: int = 0) -> tuple[Any, Any, Any]:
+        """What an evaluation takes of a carry: parameters, model state, optimiser state."""
         params, state, opt, _ = carry
-        if state:
-            state = self.calibrated(params, state, opt, part)
+        return params, self.calibrated(params, state, opt, part) if state else state, opt
+
+    def score(self, settled: tuple[Any, Any, Any], part: int = 0) -> Scored:
+        """The same as `evaluate`, of what is settled."""
         examples = self._examples(self.validation, part)
-        if self._evaluate is None:
-            lowered = jax.jit(self._evaluation()).lower(params, state, opt, *self._batch(examples, 0))
-            self._evaluate = self._timed_compile(lowered, self.how.eval_level)
+        compiled = self._scoring(settled, examples)
         count = len(examples.inputs) // self.space.recipe.eval_batch
-        sums = [self._evaluate(params, state, opt, *self._batch(examples, index)) for index in range(count)]
+        first, sums = None, []
+        for index in range(count):
+            loss, score, outputs = compiled(*settled, *self._batch(examples, index))
+            first = first if index else outputs
+            sums.append((loss, score))
         seen = count * self.space.recipe.eval_batch
-        return sum(float(s[0]) for s in sums) / seen, sum(float(s[1]) for s in sums) / seen
+        return Scored(sum(float(s[0]) for s in sums) / seen, sum(float(s[1]) for s in sums) / seen, first)
+
+    def leak(
+        self, settled: tuple[Any, Any, Any], first: Any, calls: int, seed: Sequence[int], part: int = 0
+    ) -> Leak | None:
+        """What evaluation depends on and must not, at trained parameters, on validation examples.
+
+        It is asked of the executable that scores. In batches of the same shape, half of the rows are changed to other
+        validation examples, in a causal space from a position of their own on; see `nas.admit.leaks.unseen`.
+
+        Args:
+          settled: what was scored.
+          first: the outputs that it gave for the first batch.
+          calls: how many batches are evaluated.
+          seed: of which rows are changed, and from where on.
+          part: place of the task.
+        """
+        examples = self._examples(self.validation, part)
+        compiled = self._scoring(settled, examples)
+        rows, causal = self.space.recipe.eval_batch, self.space.contract.causal
+        inputs, targets = np.asarray(examples.inputs[:rows]), np.asarray(examples.targets[:rows])
+        others = np.asarray(examples.inputs[rows : 2 * rows])
+        others = others if len(others) == rows else np.roll(inputs, 1, axis=0)
+
+        def evaluate(inputs: np.ndarray) -> np.ndarray:
+            return np.asarray(compiled(*settled, *self._layout.along((inputs, targets)))[2])
+
+        tolerance = functools.cache(lambda: tolerance_of(self.artifacts["eval"]))
+        outputs, rng = np.asarray(first), np.random.default_rng(seed)
+        for start in starts(rows, inputs.shape[1], calls, rng, causal=causal):
+            found = unseen(
+                evaluate, inputs, others, outputs, start, causal=causal,
+                tolerance=tolerance, exact=self._jax.default_backend() == "cpu",
+            )  # fmt: skip
+            if found is not None:
+                return found
+        return None
+
+    def leak_calls(self, start: int, stop: int) -> int:
+        """How many batches may be evaluated for leaks after training from step start to stop: see `LEAK_SHARE`.
+
+        At the end of the ladder it is one at least. In a causal space more than try every cut once are of no use,
+        elsewhere more than one.
+        """
+        recipe, contract, rows = self.space.recipe, self.space.contract, self.space.recipe.eval_batch
+        trained = TRAINING_PASSES * recipe.batch * (stop - start)
+        least = int(stop >= self.space.ladder.steps[-1])
+        useful = -(-contract.input_shape[0] // max(1, rows // 2)) if contract.causal else 1
+        return min(max(round(LEAK_SHARE * trained / rows), least), useful, MOST_LEAK_CALLS)
+
+    def _scoring(self, settled: tuple[Any, Any, Any], examples: Split) -> Any:
+        """The evaluation as an executable."""
+        if self._evaluate is None:
+            lowered = self._jax.jit(self._evaluation()).lower(*settled, *self._batch(examples, 0))
+            self._evaluate = self._timed_compile(lowered, self.how.eval_level)
+        return self._evaluate
 
     def evaluate_each(self, carry: Any, split: Split, part: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Loss and score of every example of a task in a split, as `evaluate` has their means: two (E,), float32."""
-        import jax
-
-        params, state, opt, _ = carry
-        if state:
-            state = self.calibrated(params, state, opt, part)
+        settled = self.settled(carry, part)
         examples = self._examples(split, part)
         batch = functools.partial(self._batch, examples)
         if self._each is None:
-            lowered = jax.jit(self._evaluation(each=True)).lower(params, state, opt, *batch(0))
+            lowered = self._jax.jit(self._evaluation(each=True)).lower(*settled, *batch(0))
             self._each = self._timed_compile(lowered, self.how.eval_level)
         compiled, count = self._each, len(examples.inputs) // self.space.recipe.eval_batch
-        found = [compiled(params, state, opt, *batch(index)) for index in range(count)]
+        found = [compiled(*settled, *batch(index)) for index in range(count)]
         losses, scores = (np.concatenate([np.asarray(one[i], np.float32) for one in found]) for i in (0, 1))
         return losses, scores
 
@@ -382,7 +454,7 @@ class Engine:
         def evaluation(params: Any, state: Any, opt: Any, x: Any, y: Any) -> Any:
             output = call(contrib.schedule_free_eval_params(opt, params), state, x)
             losses, scores = task.loss(output, y), task.score(output, y)
-            return (losses, scores) if each else (losses.sum(), scores.sum())
+            return (losses, scores) if each else (losses.sum(), scores.sum(), output)
 
         return evaluation
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from nas.admit import leaks
 from nas.judge import parts
 from nas.machine import device_name
 from nas.records import Failure, Point, hash_blobs, to_plain
@@ -46,8 +47,16 @@ def prepare_job(space: str, folder: str) -> dict[str, int]:
 
 
 def read_split(folder: str, name: str) -> Split:
-    """Map a split that `prepare_job` wrote."""
-    return Split(*(np.load(Path(folder) / f"{name}.{part}.npy", mmap_mode="r") for part in Split._fields))
+    """Map a split that `prepare_job` wrote.
+
+    Raises:
+      OSError: a file is missing or damaged, which is no candidate's fault.
+    """
+    try:
+        return Split(*(np.load(Path(folder) / f"{name}.{part}.npy", mmap_mode="r") for part in Split._fields))
+    except (ValueError, EOFError) as error:
+        text = f"the arrays in {folder} are damaged; remove that folder, it is made again"
+        raise OSError(errno.EIO, text) from error
 
 
 def other_data_of(train: Split, validation: Split, tasks: int, batch: int) -> tuple[Split, Split]:
@@ -145,6 +154,11 @@ def train_job(
         step, carries = _begin(engine, trial, start, digest)
         engine.compiled_step(carries[0])
         spent["compile"] += clock() - began
+        began = clock()
+        if step < start:  # its checkpoint is lost; what it measured on the way there is known already
+            carries = [engine.train(trial, step, start, carry, index)[0] for index, carry in enumerate(carries)]
+            step = start
+        spent["train"] += clock() - began
         points: list[Any] = []
         result: dict[str, Any] = {"points": points}
         for stop in stops:
@@ -188,10 +202,14 @@ def _to_stop(
         spent["train"] += clock() - began
         began = clock()
         finite = all(map(math.isfinite, losses))
-        loss, score = engine.evaluate(carries[index], index) if finite else (math.nan, math.nan)
-        spent["evaluate"] += clock() - began
-        if not (math.isfinite(loss) and math.isfinite(score)):
+        settled = engine.settled(carries[index], index) if finite else None
+        loss, score, first = engine.score(settled, index) if settled else (math.nan, math.nan, None)
+        if not (settled and math.isfinite(loss) and math.isfinite(score)):
             return _diverged(losses, step, stop, engine.how.chunk)
+        leak = engine.leak(settled, first, engine.leak_calls(step, stop), (trial["seed"], stop, index), index)
+        spent["evaluate"] += clock() - began
+        if leak is not None:
+            return leaks.failure(leak, f"with parameters trained for {stop} steps, and not at admission")
         scores[part] = score
         loss_of.append(loss)
         curves.append(losses)
@@ -253,13 +271,19 @@ def read_program(path: Path, digest: str) -> dict[str, bytes]:
     """The artifacts in a program file.
 
     Raises:
-      ValueError: the bytes are not those that were admitted.
+      OSError: the bytes are not those that were admitted: the file is damaged, or somebody has changed it.
     """
     import msgpack
 
-    blobs = msgpack.unpackb(path.read_bytes())
-    if hash_blobs(blobs) != digest:
-        raise ValueError(f"program {path.name} is not the one that was admitted; its hash differs from {digest[:12]}")
+    try:
+        blobs = msgpack.unpackb(path.read_bytes())
+        same = hash_blobs(blobs) == digest
+    except (ValueError, KeyError, TypeError, msgpack.UnpackException):
+        same = False
+    if not same:
+        raise OSError(
+            errno.EIO, f"program {path.name} is not the one that was admitted; take it from a copy of the run"
+        )
     return blobs
 
 
