@@ -41,6 +41,8 @@ Asking = Generator[Sequence[Job | Request], Sequence[Event], T]
 """A flow that also asks a model: a request's event holds an `Answer`."""
 
 TRAIN_TIMEOUT_S = 3600.0
+UNANSWERED = ("error", "timeout", "memory", "lost", "cancelled")
+"""Rules of the failure of a training that brought no answer, as events are called."""
 TRAIN_MEMORY_BYTES = 8 << 30
 
 
@@ -183,9 +185,11 @@ def _believed(
 
 
 def _settled(first: Score, second: Score, doubt: Doubt) -> Score:
+    """What a doubted score counts: only what was measured speaks against it, and no job that brought no answer."""
     assert first.point is not None
-    if second.failure is not None and second.failure.blame == "machine":
-        return replace(second, rung=first.rung)
+    if second.failure is not None and second.failure.rule in UNANSWERED:
+        failure = replace(second.failure, blame="machine")
+        return replace(first, point=None, failure=failure, losses=())
     if second.point is not None and doubt.settled(second.point.score):
         return replace(first, point=replace(first.point, again=second.point.score))
     came = f"{second.point.score:.4g}" if second.point is not None else str(second.failure)

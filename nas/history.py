@@ -114,6 +114,7 @@ class History:
         self.running = 0
         self.curves: dict[int, list[Point]] = {}
         self.left: set[int] = set()
+        self.discredited: set[int] = set()
         self.sketches: dict[int, Sequence[int]] = {}
         self.failures: dict[int, Failure] = {}
         self.model = ModelRecord()
@@ -171,6 +172,8 @@ class History:
         if candidate is not None:
             known.candidate = candidate
         for score in scores:
+            if score.failure is not None and score.failure.discredits and known.candidate.arm != "baseline":
+                self.discredited.add(known.candidate.id)
             if score.point is not None:
                 self.curves.setdefault(score.trial, []).append(score.point)
                 if score.point.parts.keys() != {*self.space.task.parts}:
@@ -260,11 +263,12 @@ class History:
         return max(known.scores) if self.space.task.maximize else min(known.scores)
 
     def able(self, rung: int, vetoed: Collection[int] = ()) -> Sequence[Result]:
-        """The results of a rung; those of vetoed candidates, and of trials left before all tasks, only count."""
-        if not vetoed and not self.left:
+        """The results of a rung; those of candidates that are vetoed or were caught, and of trials left, only count."""
+        if not vetoed and not self.left and not self.discredited:
             return self.results[rung]
+        out = {*vetoed, *self.discredited}
         return [
-            replace(result, score=None) if result.candidate in vetoed or result.trial in self.left else result
+            replace(result, score=None) if result.candidate in out or result.trial in self.left else result
             for result in self.results[rung]
         ]
 
@@ -323,8 +327,11 @@ class History:
         return by_rank
 
     def scored(self) -> list[Known]:
-        """Candidates that can be parents: admitted, with a score at the first rung; baselines too."""
-        return [known for known in self.known.values() if known.status == "admitted" and known.scores]
+        """Candidates that can be parents: admitted, with a score at the first rung, and never caught; baselines too."""
+        return [
+            known for known in self.known.values()
+            if known.status == "admitted" and known.scores and known.candidate.id not in self.discredited
+        ]  # fmt: skip
 
     def program_of(self, trial: Trial) -> Mapping[str, Any]:
         """The program that a trial trains."""
@@ -334,7 +341,10 @@ class History:
 
     def leaders(self, rung: int, count: int = 1) -> list[Result]:
         """The best trials at a rung, one for each candidate."""
-        return finalists(self.results[rung], self.space.task.maximize, count)
+        return finalists(
+            [result for result in self.results[rung] if result.candidate not in self.discredited],
+            self.space.task.maximize, count,
+        )  # fmt: skip
 
     # ---- attempts and rewards of the arms
 

@@ -93,7 +93,8 @@ class Failure:
       rule: short stable name of the reason, by which rejections are counted (`import`, `shape`, `flops`, `diverged`).
       message: one sentence that says what was found and what to change.
       line: line of the candidate's source, from 1, where there is one.
-      blame: `candidate` is never retried; `machine` is, and is never held against the candidate.
+      blame: `candidate` is never retried. What the machine did was retried as often as its job allows, and a trial that
+        it ended does not count.
     """
 
     stage: Literal["model", "gate", "trace", "program", "leak", "duplicate", "train", "machine"]
@@ -101,6 +102,11 @@ class Failure:
     message: str
     line: int | None = None
     blame: Literal["candidate", "machine"] = "candidate"
+
+    @property
+    def discredits(self) -> bool:
+        """Whether nothing else that the candidate scored is believed either: it was caught."""
+        return self.stage == "leak" or (self.stage, self.rule) == ("train", "too_good")
 
     def __str__(self) -> str:
         where = f" line {self.line}" if self.line is not None else ""

@@ -362,6 +362,8 @@ def _command() -> int:
     except KeyboardInterrupt:  # the second, while it answered the first
         status = 130
     if heard:
+        with contextlib.suppress(OSError):  # a pipe that nobody reads any more
+            sys.stdout.flush()
         signal.signal(signal.SIGINT, lambda *_: os._exit(status))
     return status
 

@@ -253,12 +253,23 @@ def reference(records: Records, rung: int) -> Reference | None:
     return Reference(name=one_line(name), score=fmean(seeds[best]), error=error, seeds=count, noise=noise)
 
 
+def discredited(records: Records) -> set[int]:
+    """Candidates of the search of which no score is believed, since one was a leak or did not come again."""
+    trials = {trial.id: trial for trial in records.trials if trial.arm != "baseline"}
+    return {
+        trials[score.trial].candidate
+        for score in records.scores
+        if score.failure is not None and score.failure.discredits and score.trial in trials
+    }
+
+
 def rank(records: Records) -> tuple[Row, ...]:
     """Make the rows, best first: a higher rung comes before a better score, of equal scores the earlier candidate.
 
-    Candidates without a score have no row.
+    Candidates without a score have no row, nor have those that were caught.
     """
-    trials = {trial.id: trial for trial in records.trials}
+    out = discredited(records)
+    trials = {trial.id: trial for trial in records.trials if trial.candidate not in out}
     best: dict[int, tuple[int, float, int]] = {}
     for score in records.scores:
         if score.point is not None and math.isfinite(score.point.score) and score.trial in trials:

@@ -167,7 +167,7 @@ def find(
     """What a function of a batch depends on and must not, or None.
 
     Args:
-      evaluate: called five times; for a causal function, len(cuts) / B times more.
+      evaluate: called four to eight times; for a causal function, len(cuts) / B times more.
       inputs: (B, ...), and (B, T, ...) if causal.
       others: what inputs are changed to: the same shape, different numbers everywhere.
       outputs: `evaluate(inputs)`, if it is known.
@@ -231,7 +231,7 @@ def starts(rows: int, length: int, calls: int, rng: np.random.Generator, *, caus
       rng: draws which rows stay, and where exactly they are cut.
       causal: whether time is asked about.
     """
-    half = rows // 2
+    half = max(rows // 2, int(causal))
     found = np.full((calls, rows), length)
     positions = np.zeros(calls * half, int)
     if causal and len(positions):

@@ -3,8 +3,8 @@
 A search rewards whatever raises the score, so a leak or an error in a trainer looks like a discovery. A space may say
 how far above its best baseline a score is still credible, and what no honest model reaches. What is beyond is trained
 again, in another process, without compiled code of others, with another seed and with data that has changed places
-(`nas.train.job.other_data`): what only the first circumstances gave does not come again. Pure arithmetic; the flow of
-a task (`nas.flows`) does it.
+(`nas.train.job.other_data_of`): what only the first circumstances gave does not come again. What is not found so is an
+error of the data itself, which both trainings share. Pure arithmetic; the flow of a task (`nas.flows`) does it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -40,7 +40,7 @@ def doubt(
 ) -> Doubt | None:
     """What is doubted at a rung; None if nothing is.
 
-    Half of the gain has to come again: it is far more than seeds scatter by, and what leaked does not come at all.
+    Half of the gain over the best baseline has to come again: that is far more than seeds scatter by.
 
     Args:
       baselines: scores of each baseline at the rung, by seed; the best mean is compared with.
@@ -48,11 +48,12 @@ def doubt(
       gain: by how much more than the best baseline is credible, see `nas.space.SearchSpace`; None is any.
       maximize: whether a higher score is better.
     """
-    sign, half = (1 if maximize else -1), (gain or 0.0) / 2
+    sign = 1 if maximize else -1
     limits = [sign * bound] if bound is not None else []
-    means = [sign * fmean(scores) for scores in baselines if scores]
-    if gain is not None and means:
-        limits.append(max(means) + gain)
+    best = max((sign * fmean(scores) for scores in baselines if scores), default=None)
+    if gain is not None and best is not None:
+        limits.append(best + gain)
     if not limits:
         return None
-    return Doubt(beyond=sign * min(limits), enough=sign * (min(limits) - half), maximize=maximize)
+    enough = min(limits) if best is None else min(min(limits), (min(limits) + best) / 2)
+    return Doubt(beyond=sign * min(limits), enough=sign * enough, maximize=maximize)

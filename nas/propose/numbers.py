@@ -34,6 +34,8 @@ INTERCHANGEABLE: tuple[tuple[str, ...], ...] = (
     tuple(f"jax.nn.initializers.{name}" for name in _STARTS),
 )
 """Functions of the API that take the same arguments to a result of the same shape."""
+LOOKING_ASIDE = ("nnx.BatchNorm",)
+"""What sees other positions and examples in training, which a causal space refuses."""
 METHODS = (("mean", "max"), ("cumsum", "cumprod"))
 """Methods of arrays of which the same holds."""
 PADDINGS = ("SAME", "CAUSAL", "CIRCULAR", "REFLECT")
@@ -150,7 +152,8 @@ def exchange(draft: Draft, rng: np.random.Generator, *, causal: bool) -> str | N
             path = dotted(node, _ALIASES)
             groups = INTERCHANGEABLE if path is not None else METHODS
             found = path if path is not None else node.attr
-            sites += [(node, found, [o for o in group if o != found]) for group in groups if found in group]
+            out = {found, *(LOOKING_ASIDE if causal else ())}
+            sites += [(node, found, [o for o in group if o not in out]) for group in groups if found in group]
         elif isinstance(node, ast.Constant) and node.value in PADDINGS and not causal:
             sites.append((node, str(node.value), [o for o in PADDINGS if o != node.value]))
     if not sites:

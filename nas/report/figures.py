@@ -12,7 +12,7 @@ from decimal import Decimal
 from itertools import accumulate
 
 from nas.records import Failure
-from nas.standings import Records, number, reason, untraced
+from nas.standings import Records, discredited, number, reason, untraced
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,9 +64,9 @@ class Reason:
 
 
 def progress(records: Records) -> list[Step]:
-    """Every score of the search in the order of its decision."""
+    """Every score of the search in the order of its decision, without those of candidates that were caught."""
     owner = {trial.id: trial.candidate for trial in records.trials}
-    baselines = _baselines(records)
+    baselines = _baselines(records) | discredited(records)
     best: dict[int, float] = {}
     steps = []
     for score in sorted(records.scores, key=lambda score: (score.slot, score.trial, score.rung)):

@@ -151,7 +151,8 @@ def _scores(store: Store) -> Iterator[Finding]:
 def _undoubted(store: Store) -> list[tuple[int, int]]:
     """Trial and rung of the scores that were too good to be believed at once, and yet were."""
     plain = {task.slot: task.decision.get("doubt") for task in store.tasks()}
-    doubts = {slot: Doubt(**doubt) for slot, doubt in plain.items() if doubt}
+    fields = {"beyond", "enough", "maximize"}
+    doubts = {slot: Doubt(**doubt) for slot, doubt in plain.items() if doubt and set(doubt) == fields}
     return [
         (score.trial, score.rung)
         for score in store.scores()
