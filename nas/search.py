@@ -9,7 +9,7 @@ import os
 import signal
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # while it imports for a second, there is nothing to stop
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # while it imports and starts there is nothing to stop
 
 import argparse
 import contextlib
@@ -353,15 +353,15 @@ def _dry_run(space: SearchSpace, reference: str, parsed: argparse.Namespace) -> 
 
 
 def _command() -> int:
-    """`main` as a command of its own, which ends without a word where Ctrl-C finds it beginning or ending."""
-    heard = signal.getsignal(signal.SIGINT) != signal.SIG_IGN
-    if heard:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """`main` as a command of its own, which ends without a word where Ctrl-C finds it beginning or ending.
+
+    Nothing is cleaned up then: a run can be killed at any moment, and what it started goes with it.
+    """
     try:
         status = main()
     except KeyboardInterrupt:  # the second, while it answered the first
         status = 130
-    if heard:
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         with contextlib.suppress(OSError):  # a pipe that nobody reads any more
             sys.stdout.flush()
         signal.signal(signal.SIGINT, lambda *_: os._exit(status))

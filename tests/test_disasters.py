@@ -5,7 +5,6 @@ killed when its first rung was trained and its promotions were not, so that litt
 """
 
 import contextlib
-import ctypes
 import os
 import random
 import shutil
@@ -45,7 +44,6 @@ BUDGET = "4"
 GONE_S = 2.0
 """What must go with a process that was killed is gone by then [s]."""
 HANGS_S = 120.0
-LIBC = ctypes.CDLL(None)
 
 
 # ---- searches
@@ -62,7 +60,8 @@ def command(arguments: Sequence[str]) -> list[str]:
 
 def start(arguments: Sequence[str], **options: Any) -> subprocess.Popen[str]:
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command(arguments), **pipes, text=True, **options)
+    before = options.pop("before", [])
+    return subprocess.Popen([*before, *command(arguments)], **pipes, text=True, **options)
 
 
 def resume(run: Path, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -324,17 +323,20 @@ def test_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(
         assert_whole(run)
 
 
+LOWER = """
+import ctypes, os, sys
+for capability in (1, 2):  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, out of what a program may be given
+    ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
 @contextlib.contextmanager
 def somebody() -> Iterator[tuple[Path, dict[str, Any]]]:
     """A folder, and how to be somebody whom its permissions bind: root without what puts root above them."""
-
-    def lower() -> None:
-        for capability in (1, 2):  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, out of what a program may be given
-            LIBC.prctl(24, capability, 0, 0, 0)
-
     folder = Path(tempfile.mkdtemp())
     try:
-        yield folder, {"preexec_fn": lower} if os.geteuid() == 0 else {}
+        yield folder, {"before": [sys.executable, "-c", LOWER]} if os.geteuid() == 0 else {}
     finally:
         for path in [folder, *folder.rglob("*")]:
             if path.is_dir():
