@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nas.admit import gate, program, trace
+from nas.admit import Admitted, admit, drive, gate, program, trace
+from nas.execute.local import LocalExecutor
+from nas.flows import preload
 from nas.records import Failure, Program, defaults
 from nas.search_spaces.byte_lm import corpus, data, space
 from nas.search_spaces.byte_lm.space import SPACE, VARIANTS
@@ -218,3 +220,35 @@ def test_specs_differ_only_in_what_the_size_says() -> None:
     cpu, gpu = SPACE.spec, load("byte_lm?size=gpu").spec
     same = {f.name for f in dataclasses.fields(cpu) if getattr(cpu, f.name) == getattr(gpu, f.name)}
     assert same == {"channels", "vocab", "classes", "remat", "scan"}
+
+
+# ---- tokens of a large vocabulary ----
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> str:
+    """A file of GPT-2's tokens, as nanoGPT writes them."""
+    drawn = np.minimum(np.random.default_rng(0).zipf(1.3, 400_000), 50_256)
+    drawn.astype(np.uint16).tofile(tmp_path / "tokens.bin")
+    return f"byte_lm?data={tmp_path / 'tokens.bin'}"
+
+
+@pytest.mark.parametrize("more", ["", "&size=gpu", "&size=gpu&vocab=300", "&vocab=4000"])
+def test_logits_of_a_part_of_a_batch_fit(tokens: str, more: str) -> None:
+    made, plain = load(tokens + more), load("byte_lm" + "?size=gpu" * ("gpu" in more))
+    recipe, spec = made.recipe, made.spec
+    each = 4 * spec.length * spec.vocab
+    assert max(recipe.microbatch, recipe.eval_batch) * each <= space.LOGITS_BYTES or recipe == plain.recipe
+    assert max(recipe.microbatch, recipe.eval_batch) * each <= made.contract.max_memory_bytes
+    assert recipe.batch == plain.recipe.batch and data.FEWEST % recipe.eval_batch == 0
+    if spec.vocab == 300:
+        assert recipe == plain.recipe
+
+
+@pytest.mark.slow
+def test_baseline_is_admitted_on_tokens(tokens: str) -> None:
+    made = load(tokens)
+    source = made.baselines["attention"]
+    with LocalExecutor(1, preload(made)) as executor:
+        found = drive(executor, admit(tokens, source, defaults(gate.check(source, made.scope).tunables)))
+    assert isinstance(found, Admitted), found

@@ -62,6 +62,8 @@ FEW_IDS = 4
 LEAST_HALVINGS, MOST_HALVINGS = 2, 6
 """How often one half of a batch is changed to see whether the other moves, after the first time. Every other batch has
 few ids in all: in one that holds every id, its largest value is always the same."""
+COMPARED_BYTES = 64 << 20
+"""Outputs that are compared of one batch: all of a vocabulary of 50,000 would fill the memory of the process."""
 FLOPS_PER_OUTPUT = 100
 """What comparing an output costs."""
 
@@ -426,6 +428,11 @@ def failure(leak: Leak, when: str = "") -> Failure:
     return Failure(stage="leak", rule=leak.rule, message=f"{mode}{messages[leak.rule]}. {remedies[leak.rule]}")
 
 
+def thinning(size: int) -> int:
+    """Every so many-th feature is compared of outputs of this size [bytes]."""
+    return max(1, -(-size // COMPARED_BYTES))
+
+
 def tolerance_of(exported: Any) -> Tolerance:
     """What rounding asks for, with the operations and floats that an exported function holds."""
     text = str(exported.mlir_module())
@@ -455,9 +462,11 @@ class _Mode:
         self._training, self._state = training, state
         self.tolerance = tolerance_of(exported)
 
+        every = thinning(math.prod(exported.out_avals[0].shape) * exported.out_avals[0].dtype.itemsize)
+
         def outputs(*arguments: Any) -> Any:
             returned = exported.call(*arguments)
-            return returned[0] if training else returned
+            return (returned[0] if training else returned)[..., ::every]
 
         lowered = jax.jit(outputs).lower(params, state, np.zeros(self.shape, self.dtype), *self._seeds(0))
         options = {

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from nas.admit.leaks import Leak, starts, tolerance_of, unseen
+from nas.admit.leaks import Leak, starts, thinning, tolerance_of, unseen
 from nas.space import SearchSpace, Split
 
 if TYPE_CHECKING:
@@ -54,8 +54,6 @@ CONSISTENT_RMS = 0.2
 """Root mean square of an update of Muon, like AdamW's (arXiv 2502.16982), so that one rate serves both."""
 TIMED_INFERENCES = 10
 """Batches of which the fastest says how long an inference takes."""
-LEAK_BYTES = 64 << 20
-"""Outputs that are compared of one batch [bytes]: a vocabulary of 50,000 would fill the machine's memory."""
 LEAK_SHARE = 0.01
 """Work on looking for leaks at trained parameters, in units of that on the training before."""
 TRAINING_PASSES = 3
@@ -383,7 +381,7 @@ class Engine:
         others = np.asarray(examples.inputs[rows : 2 * rows])
         others = others if len(others) == rows else np.roll(inputs, 1, axis=0)
 
-        every = -(-first.nbytes // LEAK_BYTES)  # of large outputs every so many-th feature is compared
+        every = thinning(first.nbytes)
 
         def evaluate(inputs: np.ndarray) -> np.ndarray:
             return np.asarray(compiled(*settled, *self._layout.along((inputs, targets)))[2][..., ::every])

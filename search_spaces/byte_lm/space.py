@@ -53,6 +53,8 @@ def identity(path: Path | None = None, vocab: int = corpus.GPT2, length: int = 1
     return text.digest
 
 
+LOGITS_BYTES = 1 << 29
+"""Most that the logits of a part of a batch may take."""
 GAIN = 0.5
 """What is believed at once of a gain over the best baseline [bits per byte]; baselines lie .3 apart."""
 
@@ -72,10 +74,26 @@ def flops(spec: Spec) -> int:
 
 
 def memory_bytes(spec: Spec, batch: int) -> int:
-    """Optimiser and residuals of a training step: 40 arrays of a layer's stream, 8 of all pairs of each head."""
+    """Optimiser and residuals of a training step: 40 arrays of a layer's stream, 8 of all pairs of each head.
+
+    Logits of more than bytes count too.
+    """
     layer = 40 * spec.length * spec.width + 8 * spec.heads * spec.length**2
     each = 2 if spec.dtype == "bfloat16" else 4
-    return round(16 * MARGIN * params(spec)) + each * batch * spec.depth * layer
+    logits = (
+        3 * 4 * batch * spec.length * spec.vocab if spec.vocab > corpus.BYTES else 0
+    )  # themselves, twice for a loss
+    return round(16 * MARGIN * params(spec)) + each * batch * spec.depth * layer + logits
+
+
+def _in_parts(recipe: Recipe, spec: Spec) -> Recipe:
+    """The recipe with parts of a batch so small that the logits of a large vocabulary fit."""
+    rows = max(1, LOGITS_BYTES // (4 * spec.length * spec.vocab))
+    rows = 1 << rows.bit_length() - 1
+    if rows >= max(recipe.microbatch, recipe.eval_batch):
+        return recipe
+    part = min(rows, recipe.microbatch)
+    return dataclasses.replace(recipe, accumulate=recipe.batch // part, eval_batch=min(rows, recipe.eval_batch))
 
 
 def _contract(spec: Spec, batch: int) -> Contract:
@@ -112,8 +130,12 @@ def _fitted(space: SearchSpace, *, spec: Spec | None = None, **text: Any) -> Sea
     spec = dataclasses.replace(spec or space.spec, vocab=vocab, classes=vocab)
     task = space.task if text == split.keywords else _task(**text)
     gain = 4 * GAIN if tokens else GAIN  # a token of GPT-2's is about four bytes
-    made = dataclasses.replace(space, spec=spec, task=task, contract=_contract(spec, space.recipe.microbatch))
-    return dataclasses.replace(made, credible_gain=gain)
+    own = next(recipe for of, recipe, _, _ in SIZES.values() if of.length == spec.length)
+    recipe = dataclasses.replace(space.recipe, accumulate=own.accumulate, eval_batch=own.eval_batch)
+    recipe = _in_parts(recipe, spec)
+    return dataclasses.replace(
+        space, spec=spec, task=task, recipe=recipe, contract=_contract(spec, recipe.microbatch), credible_gain=gain
+    )
 
 
 # ---- scale: what `nas.scale` makes larger. Validation, test and every source stay as they are. ----
