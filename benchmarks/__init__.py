@@ -18,5 +18,8 @@ noisy, so what counts are ratios within one run, in which the sides that are com
     recall       known mixers on each task of recall, by our harness, beside published scores
     accelerator  one accelerator: the step against the ceiling, seeds at once; `gpu.sh`: that, the kernels and a search
     belief       false claims and power of confirmation, simulated; `null`: whole searches on random labels
+    fuzz         programs damaged at random: refused, or trained beside a computation that trusts nothing
+    false_alarms honest candidates by the hundred against the leak check
+    locks        what the kernel's locks cost; `program_size`, `memory`: the check's time, and what it counts
     fingerprint  evolved candidates respelled (equal wanted) and mutated (different wanted)
 """
