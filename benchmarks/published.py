@@ -182,7 +182,7 @@ def _with_adam() -> type["Engine"]:
             def evaluation(params: Any, state: Any, opt: Any, x: Any, y: Any) -> Any:
                 output = call(params, state, x)
                 losses, scores = task.loss(output, y), task.score(output, y)
-                return (losses, scores) if each else (losses.sum(), scores.sum())
+                return (losses, scores) if each else (losses.sum(), scores.sum(), output)
 
             return evaluation
 

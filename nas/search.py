@@ -9,7 +9,7 @@ import os
 import signal
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # while it imports and starts there is nothing to stop
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # while it imports for a second, there is nothing to stop
 
 import argparse
 import contextlib
@@ -353,15 +353,23 @@ def _dry_run(space: SearchSpace, reference: str, parsed: argparse.Namespace) -> 
 
 
 def _command() -> int:
-    """`main` as a command of its own, which ends without a word where Ctrl-C finds it beginning or ending.
+    """`main` as a command of its own: a first Ctrl-C ends it as `main` says, a second at once and without a word.
 
-    Nothing is cleaned up then: a run can be killed at any moment, and what it started goes with it.
+    Nothing need be cleaned up then: a run can be killed at any moment, and what it started goes with it.
     """
+
+    def interrupted(*_: Any) -> None:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+        raise KeyboardInterrupt
+
+    heard = signal.getsignal(signal.SIGINT) != signal.SIG_IGN
+    if heard:
+        signal.signal(signal.SIGINT, interrupted)
     try:
         status = main()
     except KeyboardInterrupt:  # the second, while it answered the first
         status = 130
-    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+    if heard:
         with contextlib.suppress(OSError):  # a pipe that nobody reads any more
             sys.stdout.flush()
         signal.signal(signal.SIGINT, lambda *_: os._exit(status))

@@ -83,11 +83,10 @@ def ended(run: Path) -> int:
     if not (run / "run.db").exists():
         return 0
     try:
-        store = Store(run)
-    except StoreError:
+        with contextlib.closing(Store(run)) as store:
+            return sum(task.outcome is not None for task in store.tasks())
+    except StoreError:  # its tables are not made yet
         return 0
-    with contextlib.closing(store):
-        return sum(task.outcome is not None for task in store.tasks())
 
 
 def wait_for(condition: Callable[[], Any], process: "subprocess.Popen[str] | None" = None) -> Any:
