@@ -171,6 +171,7 @@ def built(**recipe: Any) -> Engine:
     space = dataclasses.replace(SPACE, recipe=dataclasses.replace(SPACE.recipe, **recipe))
     made = Engine.__new__(Engine)
     made.space = space
+    made.rounds_far = False
     return made
 
 
@@ -182,6 +183,8 @@ def test_leaks_are_looked_for_where_that_is_cheap_and_at_the_top() -> None:
     long = dataclasses.replace(SPACE.contract, input_shape=(4096,))
     cheap.space = dataclasses.replace(cheap.space, contract=long)
     assert cheap.leak_calls(0, 10**6) == MOST_LEAK_CALLS
+    cheap.rounds_far = True
+    assert cheap.leak_calls(0, 10**6) == 0
 
 
 # ---- on functions that no candidate wrote ----
