@@ -11,7 +11,7 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,10 +44,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     parsed = parser.parse_args(arguments)
     space = load(parsed.space)
-    figures: dict[str, Any] = {"device": device(), "ceiling": ceiling(space.spec.dtype)}
+    figures: dict[str, Any] = {"device": device()}
     print(f"measuring {parsed.baseline} on {figures['device']['kind']}", file=sys.stderr)
-    figures["step"] = step(space, parsed.baseline, parsed.chunks, figures["ceiling"]["flops_per_s"])
-    figures["seeds"] = seeds_at_once(space, parsed.baseline, parsed.seeds)
+
+    def keep(name: str, found: Any) -> None:
+        """Write what there is so far: a later part may want more memory than there is, or more time."""
+        figures[name] = found
+        if parsed.json:
+            settings = {"space": parsed.space, "baseline": parsed.baseline, "chunks": parsed.chunks, "share": SHARE}
+            report.write(parsed.json, "accelerator", settings, figures)
+
+    keep("ceiling", ceiling(space.spec.dtype))
+    keep("step", step(space, parsed.baseline, parsed.chunks, figures["ceiling"]["flops_per_s"]))
+    seeds: dict[int, dict[str, Any]] = {}
+    for count, one in seeds_at_once(space, parsed.baseline, parsed.seeds):
+        seeds[count] = one
+        keep("seeds", seeds)
     rows = [
         ["matrix product", f"{figures['ceiling']['flops_per_s'] / 1e12:.2f} TFLOP/s", space.spec.dtype],
         [
@@ -60,16 +72,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{figures['step']['ready_s']:.1f} s",
             f"compiling {figures['step']['compile_s']:.1f} s",
         ],
-        *(
-            [f"{count} seeds at once", f"{1e3 * one['step_s']:.2f} ms", f"{one['per_seed']:.2f} of one seed's, each"]
-            for count, one in figures["seeds"].items()
-        ),
+        *(_row(count, one) for count, one in seeds.items()),
     ]
     print(report.table(["what", "measured", "which is"], rows))
-    if parsed.json:
-        settings = {"space": parsed.space, "baseline": parsed.baseline, "chunks": parsed.chunks, "share": SHARE}
-        report.write(parsed.json, "accelerator", settings, figures)
     return 0
+
+
+def _row(count: int, one: dict[str, Any]) -> list[str]:
+    name = f"{count} seeds at once"
+    if "error" in one:
+        return [name, "failed", one["error"][:60]]
+    each = f"{one['per_seed']:.2f} of one seed's, each" if one["per_seed"] else ""
+    return [name, f"{1e3 * one['step_s']:.2f} ms", each]
 
 
 def device() -> dict[str, Any]:
@@ -142,8 +156,13 @@ def step(space: SearchSpace, name: str, chunks: int, flops_per_s: float) -> dict
             "ready_s": admitted + compiled, "compile_s": compiled, "last_loss": losses[-1]}  # fmt: skip
 
 
-def seeds_at_once(space: SearchSpace, name: str, counts: Sequence[int]) -> dict[int, dict[str, float]]:
-    """Seconds of a step of so many seeds in one `jax.vmap`, and per seed relative to one; plain code, no wall."""
+def seeds_at_once(space: SearchSpace, name: str, counts: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Seconds of a step of so many seeds in one `jax.vmap`, plain code, no wall; one count after the other.
+
+    Yields:
+      The count, and `step_s` with `per_seed`, relative to one seed's (None where that was not measured before); or
+      `error`, what the device said where it could not, for instance for want of memory.
+    """
     import jax
     import jax.numpy as jnp
     from optax import contrib
@@ -164,16 +183,22 @@ def seeds_at_once(space: SearchSpace, name: str, counts: Sequence[int]) -> dict[
         updates, opt = rule.update(grads, opt, params)
         return jax.tree.map(lambda p, u: p + u, params, updates), opt, loss
 
-    found: dict[int, dict[str, float]] = {}
-    for count in counts:
+    def measured(count: int) -> float:
         seeds = jnp.arange(count, dtype=jnp.uint32)
         params = jax.vmap(lambda seed: candidate.init(seed)[0])(seeds)
         opt = jax.vmap(rule.init)(params)
         run = jax.jit(jax.vmap(one))
-        took = _fastest(lambda arguments, run=run: run(*arguments), (params, opt, seeds), repeats=5)
-        alone = found.get(1, {}).get("step_s", took)
-        found[count] = {"step_s": took, "per_seed": took / count / alone}
-    return found
+        return _fastest(lambda arguments: run(*arguments), (params, opt, seeds), repeats=5)
+
+    alone = None
+    for count in counts:
+        try:
+            took = measured(count)
+        except (jax.errors.JaxRuntimeError, MemoryError) as error:
+            yield count, {"error": " ".join(str(error).split())[:200]}
+            continue
+        alone = took if count == 1 else alone
+        yield count, {"step_s": took, "per_seed": took / count / alone if alone else None}
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ bytes those of arguments and results: what the work needs at least, whoever does
 measured here, in the same way: a matrix product in the case's dtype, and a copy larger than any cache. On CPU times are
 CPU seconds, since a busy machine lengthens the others.
 
-That both compute the same is for the tests to say. Nothing is read or kept, and no device is looked for: the one that
-JAX takes is measured.
+Before that both are compared: what they give in the last of these programs, within what `tests/test_kernels.py` allows,
+since the tests see no accelerator. There products of float32 are taken in full for it, and not in those that are timed.
+Nothing is read or kept, and no device is looked for: the one that JAX takes is measured.
 """
 
 import argparse
@@ -30,6 +31,18 @@ PRODUCT = {"cpu": 2048, "gpu": 8192, "tpu": 8192}
 """Rows of the square matrices whose product is the ceiling, by JAX's name of the backend."""
 COPY_BYTES = {"cpu": 2**28, "gpu": 2**31, "tpu": 2**30}
 PASSES = 16
+ROUNDINGS = 2
+"""How many roundings of the dtype an error may have, times the root of `SUMMED`, times the largest number expected."""
+SUMMED: dict[str, Callable[..., int]] = {
+    "attention": lambda q, k, v: q[1] + q[3],
+    "cross_entropy": lambda hidden, head, targets: sum(head),
+    "delta_rule": lambda q, k, v, beta, log_decay: q[1] * q[3],
+    "gated_linear_attention": lambda q, k, v, log_decay: q[1] * q[3],
+    "linear_recurrence": lambda a, b: a[1],
+    "rms_norm": lambda x, scale: x[-1],
+    "short_convolution": lambda x, weights: weights[0],
+}
+"""By operation, from the arrays' shapes: terms that one number of the result is a sum of, as in the tests."""
 MOST_WORK = {"cpu": 3e10, "gpu": 1e14, "tpu": 1e14}
 """FLOPs of a case's forward pass beyond which it is left out: seconds for each of many turns."""
 MEMORY = {"cpu": 4e9, "gpu": 1.2e10, "tpu": 1.2e10}
@@ -37,7 +50,7 @@ MEMORY = {"cpu": 4e9, "gpu": 1.2e10, "tpu": 1.2e10}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print the table; returns 0."""
+    """Measure, print the table; returns 1 if a faster version computes something else, else 0."""
     from nas import kernels
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=(__doc__ or "").split("\n")[0])
@@ -52,18 +65,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     turns = Turns(repeats=parsed.repeats, seconds=parsed.seconds)
     ceilings = Ceilings(turns)
     figures: dict[str, dict[str, Any]] = {}
+    device = {"kind": _device().device_kind, "backend": _backend(), "clock": turns.clock}
+    settings = {"repeats": parsed.repeats, "seconds": parsed.seconds, **device, "ceilings": ceilings.found}
+
+    def keep() -> None:
+        """Write what there is so far: a later case may want more time or memory than there is."""
+        if parsed.json:
+            report.write(parsed.json, "kernels", settings, figures)
+
     for name in parsed.op or kernels.NAMES:
         op = kernels.load(name)
         for case in chosen(op, parsed.case):
             print(f"measuring {name}, {case}", file=sys.stderr)
             figures.setdefault(name, {})[case] = measure(op, case, turns, ceilings)
-    device = {"kind": _device().device_kind, "backend": _backend(), "clock": turns.clock}
+            keep()
     print(f"{device['kind']} ({device['backend']}), {turns.clock} milliseconds; ceilings: {ceilings}\n")
     print(table(figures))
-    if parsed.json:
-        settings = {"repeats": parsed.repeats, "seconds": parsed.seconds, **device, "ceilings": ceilings.found}
-        report.write(parsed.json, "kernels", settings, figures)
-    return 0
+    keep()
+    wrong = [f"{name} {case}" for name, cases in figures.items() for case, found in cases.items() if is_wrong(found)]
+    if wrong:
+        print(f"other values than the reference's: {', '.join(wrong)}", file=sys.stderr)
+    return 1 if wrong else 0
 
 
 def chosen(op: Any, names: Sequence[str] | None) -> list[str]:
@@ -172,6 +194,8 @@ def measure(op: Any, name: str, turns: Turns, ceilings: Ceilings) -> dict[str, A
         return found | {"left_out": f"{max(memory.values()) / 1e9:.0f} GB"}
     arrays = [jnp.asarray(a, aval.dtype) for a, aval in zip(op.draw(case, rng), case.arrays, strict=True)]
     arrays += [jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype) for leaf in outputs]
+    if not why:
+        found["errors"] = _errors(op, name, plain, functools.partial(sides["fast"][0], **settings), compiled, arrays)
     ceiling = ceilings.flops(str(case.arrays[0].dtype)), ceilings.bandwidth()
     for kind in KINDS:
         times = turns.take({side: functools.partial(compiled[side, kind], *arrays) for side in sides})
@@ -179,6 +203,8 @@ def measure(op: Any, name: str, turns: Turns, ceilings: Ceilings) -> dict[str, A
             median = statistics.median(seconds)
             found[kind][side] = {
                 "ms": report.spread([1e3 * each for each in seconds])._asdict(),
+                "flops_per_s": found[kind]["flops"] / median,
+                "bytes_per_s": found[kind]["bytes"] / median,
                 "flops_share": found[kind]["flops"] / median / ceiling[0],
                 "bytes_share": found[kind]["bytes"] / median / ceiling[1],
                 "memory_bytes": memory[side, kind],
@@ -187,6 +213,45 @@ def measure(op: Any, name: str, turns: Turns, ceilings: Ceilings) -> dict[str, A
             ratios = [one / other for one, other in zip(times["fast"], times["reference"], strict=True)]
             found[kind]["ratio"] = report.spread(ratios)._asdict()
     return found
+
+
+def _errors(
+    op: Any, name: str, reference: Any, fast: Any, compiled: Mapping[tuple[str, str], Any], arrays: Sequence[Any]
+) -> list[dict[str, float | None]]:
+    """For each output and cotangent of a fast version its error; the programs that are timed serve where they can."""
+    import jax
+
+    from nas.kernels.op import is_floating
+
+    case = op.cases[name]
+    inputs, dtype = arrays[: len(case.arrays)], case.arrays[0].dtype
+    if _backend() == "cpu" or dtype.itemsize < 4:
+        one, other = (compiled[side, "both"](*arrays) for side in ("reference", "fast"))
+    else:  # whose products a device may round to fewer digits
+        with jax.default_matmul_precision("highest"):
+            one, other = (jax.jit(programs(function, "both"))(*arrays) for function in (reference, fast))
+    terms = SUMMED[op.name](*(array.shape for array in case.arrays))
+    largest = max(array.size for array in inputs)
+    summed = [terms for _ in jax.tree.leaves(one[0])]
+    summed += [terms * largest / array.size for array in inputs if is_floating(array)]
+    pairs = zip(jax.tree.leaves(other), jax.tree.leaves(one), summed, strict=True)
+    return [error(got, expected, count, dtype) for got, expected, count in pairs]
+
+
+def error(got: Any, expected: Any, terms: float, dtype: Any) -> dict[str, float | None]:
+    """The largest difference, None if it is no number, and what is allowed."""
+    import jax.numpy as jnp
+
+    found, wanted = np.asarray(got, np.float64), np.asarray(expected, np.float64)
+    largest = float(np.abs(found - wanted).max())
+    eps, scale = float(jnp.finfo(dtype).eps), max(1e-3, float(np.abs(wanted).max()))
+    allowed = ROUNDINGS * eps * max(1.0, terms) ** 0.5 * scale
+    return {"largest": largest if math.isfinite(largest) else None, "allowed": allowed}
+
+
+def is_wrong(found: Mapping[str, Any]) -> bool:
+    """Whether a case's faster version is further from the reference than is allowed."""
+    return any(one["largest"] is None or not one["largest"] <= one["allowed"] for one in found.get("errors", ()))
 
 
 def programs(function: Callable[..., Any], kind: str) -> Callable[..., Any]:
@@ -205,7 +270,10 @@ def programs(function: Callable[..., Any], kind: str) -> Callable[..., Any]:
 
 
 def table(figures: Mapping[str, Mapping[str, Any]]) -> str:
-    """One line for each operation, case and kind, within 80 columns; shares are those of the faster side."""
+    """One line for each operation, case and kind, within 80 columns; shares are those of the faster side.
+
+    Where that computes something else, WRONG stands for a ratio.
+    """
     rows = []
     for name, cases in figures.items():
         for case, found in cases.items():
@@ -217,7 +285,7 @@ def table(figures: Mapping[str, Mapping[str, Any]]) -> str:
                 reference, fast = found[kind]["reference"], found[kind].get("fast")
                 best = fast or reference
                 shares = (f"{100 * best[share]:.0f}" for share in ("flops_share", "bytes_share"))
-                ratio = found[kind]["ratio"]["median"] if fast else None
+                ratio = "WRONG" if is_wrong(found) else found[kind]["ratio"]["median"] if fast else None
                 rows.append(
                     [where if kind == "forward" else "", "f" if kind == "forward" else "f+b"]
                     + [reference["ms"]["median"], fast and fast["ms"]["median"], ratio, *shares]

@@ -19,6 +19,7 @@ of one model differ by up to 30 points between papers, so orders can be compared
 import argparse
 import dataclasses
 import functools
+import json
 import math
 import statistics
 import sys
@@ -159,21 +160,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if any(step % chunk for step in parsed.steps) or sorted(parsed.steps) != parsed.steps:
         print(f"{MODULE}: --steps {parsed.steps} must be ascending multiples of {chunk}", file=sys.stderr)
         return 2
-    began = time.time()
+    settings = _settings(parsed)
+    try:
+        rows = _known(parsed.json, settings)
+    except ValueError as error:
+        print(f"{MODULE}: {error}", file=sys.stderr)
+        return 2
     with tempfile.TemporaryDirectory() as folder, LocalExecutor(parsed.workers, preload(recall.SPACE)) as executor:
         for task in parsed.tasks:
             prepare_job(f"{MODULE}:{task}", str(Path(folder) / task))
-        flows = [_baseline(parsed, Path(folder), name) for name in parsed.baselines]
-        rows = [row for found in drive_all(executor, flows) for row in found]
+        for name in parsed.baselines:
+            tasks = [task for task in parsed.tasks if (name, task) not in {(r["baseline"], r["task"]) for r in rows}]
+            if not tasks:
+                continue
+            began = time.time()
+            (found,) = drive_all(executor, [_baseline(parsed, Path(folder), name, tasks)])
+            rows += [row | {"wall_s": (time.time() - began) / len(found)} for row in found]
+            if parsed.json:
+                said = {"orders": orders(rows), "disagreements": disagreements(rows)}
+                report.write(parsed.json, "recall", settings, {"rows": rows, **said})
     _show(rows)
-    if parsed.json:
-        settings = {name: value for name, value in vars(parsed).items() if name != "json"}
-        tasks = {name: dataclasses.asdict(data.TASKS[name].settings) for name in parsed.tasks}
-        spec, batch = dataclasses.asdict(recall.SPACE.spec), recall.SPACE.recipe.batch
-        said = {"orders": orders(rows), "disagreements": disagreements(rows), "wall_s": time.time() - began}
-        settings |= {"batch": batch, "spec": spec, "task_settings": tasks}
-        report.write(parsed.json, "recall", settings, {"rows": rows, **said})
     return 0
+
+
+def _settings(parsed: argparse.Namespace) -> dict[str, Any]:
+    """All that a row depends on, as JSON has it."""
+    settings: dict[str, Any] = {name: getattr(parsed, name) for name in ("seeds", "choosing", "steps", "rates")}
+    settings |= {"batch": recall.SPACE.recipe.batch, "spec": dataclasses.asdict(recall.SPACE.spec)}
+    settings["task_settings"] = {name: dataclasses.asdict(task.settings) for name, task in data.TASKS.items()}
+    return json.loads(json.dumps(settings))
+
+
+def _known(path: Path | None, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows that a file has.
+
+    Raises:
+      ValueError: they were measured with other settings or versions.
+    """
+    if path is None or not path.exists():
+        return []
+    content = json.loads(path.read_text("utf-8"))
+    if (content["settings"], content["versions"]) != (settings, report.versions()):
+        raise ValueError(f"--json {path} has figures of other settings or versions; give another file, or remove it")
+    return content["figures"]["rows"]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -187,14 +216,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", nargs="+", type=int, default=steps, help="where scores are taken (250 … 2000)")
     parser.add_argument("--rates", nargs="+", type=float, default=rates, help="learning rates (0.003 0.01 0.03)")
     parser.add_argument("--workers", type=int, default=2, help="jobs at once (2)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the figures after each baseline; rows that it has are kept"
+    )
     return parser
 
 
 # ---- training ----
 
 
-def _baseline(parsed: argparse.Namespace, folder: Path, name: str) -> Flow[list[dict[str, Any]]]:
+def _baseline(
+    parsed: argparse.Namespace, folder: Path, name: str, tasks: Sequence[str]
+) -> Flow[list[dict[str, Any]]]:  # fmt: skip
     """Admit a baseline, choose its rate for each task, and train it with fresh seeds; a row for each task."""
     source = recall.SPACE.baselines[name]
     values = defaults(check(source, "Mixer").tunables)
@@ -206,7 +239,7 @@ def _baseline(parsed: argparse.Namespace, folder: Path, name: str) -> Flow[list[
     seeds = range(CHOOSING, CHOOSING + parsed.choosing)
     trials = [_trial(rate, seed) for rate in parsed.rates for seed in seeds]
     chosen: dict[str, dict[float, list[float]]] = {}
-    for task, results in zip(parsed.tasks, (yield [job(task, "choose", trials) for task in parsed.tasks]), strict=True):
+    for task, results in zip(tasks, (yield [job(task, "choose", trials) for task in tasks]), strict=True):
         scores: dict[float, list[float]] = {}
         for trial, curve in zip(trials, _curves(results), strict=True):
             scores.setdefault(trial["lr"], []).append(curve[-1] if len(curve) == len(parsed.steps) else 0.0)
@@ -264,10 +297,10 @@ def _curves(event: Event) -> list[list[float]]:
     return [[point["score"] for point, _ in result["points"]] for result in _results(event)]
 
 
-def _along(steps: Sequence[int], curves: Sequence[Sequence[float]]) -> dict[int, float]:
+def _along(steps: Sequence[int], curves: Sequence[Sequence[float]]) -> dict[str, float]:
     """Mean validation accuracy [%] of the trials that came to the end, at each of the steps."""
     means = [100 * statistics.mean(at) for at in zip(*curves, strict=True)]
-    return dict(zip(steps, means or [math.nan] * len(steps), strict=True))
+    return dict(zip(map(str, steps), means or [math.nan] * len(steps), strict=True))
 
 
 def _means(scores: Mapping[float, Sequence[float]]) -> dict[str, float]:

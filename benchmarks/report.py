@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nas.files import write_file
+
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "optuna", "numpy")
 
 
@@ -43,11 +45,16 @@ def write(path: Path, benchmark: str, settings: Mapping[str, Any], figures: Mapp
         "benchmark": benchmark,
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": machine(),
-        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "versions": versions(),
         "settings": dict(settings),
         "figures": dict(figures),
     }
-    path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    write_file(path, json.dumps(content, indent=2).encode() + b"\n")
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that figures depend on."""
+    return {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 
 def _cell(value: Any) -> str:

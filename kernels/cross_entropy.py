@@ -6,7 +6,8 @@ computes them again, dz_nv = g_n (softmax(z_n)_v - [v = target]). At most `LOGIT
 for one more matrix product. On CPU that is also faster (table in docs/kernels.md); where all logits fit into one block
 the reference runs. Not measured on CUDA and TPU.
 
-For the side that trains alone: labels are not for candidates.
+For the side that trains alone: labels are not for candidates. Nothing calls it yet but tests and benchmarks: programs
+return logits, so that what scores them needs no trust in the head (docs/kernels.md).
 
 Source: Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models", arXiv 2411.09009, section 4.
 Our change: blocks of tokens with all symbols, in plain jnp, where theirs are of both, in a kernel; no gradient is

@@ -5,7 +5,7 @@ implementations for those shapes and that platform. A claim is a name, shapes an
 decomposition that came with them, which the untrusted side wrote, is thrown away without being looked at. Nothing is
 compiled or run here.
 
-Private names of JAX are in `_serialize` alone.
+Private names of JAX are in `serialize` alone.
 """
 
 import dataclasses
@@ -182,7 +182,7 @@ def fill(exported: export.Exported, platform: str) -> export.Exported:
             if name not in live and function.name == "func.func":
                 function.erase()
         module.operation.verify()
-        return dataclasses.replace(exported, mlir_module_serialized=_serialize(module))
+        return dataclasses.replace(exported, mlir_module_serialized=serialize(module))
 
 
 def _run(functions: Mapping[str, Any]) -> tuple[set[str], list[Any]]:
@@ -254,7 +254,8 @@ def _symbol(view: Any) -> str:
     return attributes["sym_name"].value if "sym_name" in attributes else ""
 
 
-def _serialize(module: Any) -> bytes:
+def serialize(module: Any) -> bytes:
+    """A module as the bytes that an exported artifact holds."""
     from jax._src.export import _export
 
     return _export._module_to_bytecode(module)

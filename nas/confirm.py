@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -26,6 +27,7 @@ from nas.flows import Place, admission, training, without_answer
 from nas.judge.belief import BASELINE_SEEDS, FIRST_SEEDS, SEEDS, go_on
 from nas.loop import stop_on_signals
 from nas.machine import machine
+from nas.progress import duration
 from nas.records import (
     CONFIRMING,
     Choice,
@@ -55,6 +57,8 @@ SEEDS_OF_NUMBERS = 3
 learning rate at which it collapses with most seeds: .71 when it was chosen, .36 afterwards."""
 SEEDS_A_JOB = 5
 """Fresh seeds that one compiled program serves in one job."""
+SAY_S = 60.0
+"""Shortest time between two sentences about how far a confirmation is [s]."""
 LOOKS = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16)
 """Sixteenths of a fresh training at which validation is looked at, to see when it reaches another's score."""
 
@@ -77,6 +81,9 @@ class Confirmation:
         self.executor, self.finalists, self.kept, self.said = executor, finalists, kept, said
         self.stopping = False
         self._traced: dict[str, Mapping[str, Any] | None] = {}
+        self._asked = self._before = 0  # steps: of all trainings at most, and of those that were stored at the start
+        self._whom: set[int] = set()
+        self._began = self._told = time.monotonic()
 
     def stop(self) -> None:
         """Leave what is not trained yet for the next time."""
@@ -97,6 +104,11 @@ class Confirmation:
         self.said(
             f"confirming {len(chosen)} candidates against {len(baselines)} baselines with fresh seeds on the test split"
         )
+        self._asked = (
+            len(baselines) * self._steps_of_baseline(groups) + len(chosen) * SEEDS * self.space.ladder.steps[-1]
+        )
+        self._whom = {row.candidate for row in chosen} | {entry.candidate.id for entry in baselines}
+        self._before, self._began = self._trained(), time.monotonic()
         try:
             flows = [self._baseline(entry, groups) for entry in baselines]
             flows += [self._finalist(records, row, range(FIRST_SEEDS)) for row in chosen]
@@ -266,6 +278,29 @@ class Confirmation:
             self.said(f"candidate {rows[0].candidate}: {made.message}; confirm again to repeat it")
         else:
             self.store.retrain(made)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Say how far it is, once in a while, as if all finalists needed all seeds and steps their time so far."""
+        now, done = time.monotonic(), self._trained()
+        if now - self._told < SAY_S or done <= self._before:
+            return
+        self._told = now
+        left = (self._asked - done) * (now - self._began) / (done - self._before)
+        self.said(f"confirmation: {done / self._asked:.0%} of the steps are trained, about {duration(left)} left")
+
+    def _trained(self) -> int:
+        """Steps of the trainings that are stored."""
+        rows = (row for row in self.store.retrainings() if row.candidate in self._whom)
+        return self._steps([row for row in rows if row.purpose in CONFIRMING])
+
+    def _steps(self, rows: Sequence[Retraining]) -> int:
+        return sum(self.space.ladder.steps[row.rung] for row in rows)
+
+    def _steps_of_baseline(self, groups: int) -> int:
+        ladder, draws = self.space.ladder, groups * self.space.ladder.draws
+        chosen = max(1, draws // ladder.eta) * SEEDS_OF_NUMBERS if ladder.top else 0
+        return draws * ladder.steps[0] + (chosen + BASELINE_SEEDS) * ladder.steps[-1]
 
     def _mine(self, candidate: int, purpose: str, count: int) -> bool:
         rows = [row for row in self.store.retrainings() if (row.candidate, row.purpose) == (candidate, purpose)]
@@ -296,13 +331,13 @@ class Confirmation:
             return False
         known = {_key(row) for row in self.store.retrainings()}
         timed = ("step_s", "inference_s", "device")
-        self.store.retrain(
-            [
-                dataclasses.replace(row, usage={k: row.usage[k] for k in timed if k in row.usage} | {"cached": True})
-                for row in rows
-                if _key(row) not in known
-            ]
-        )
+        taken = [
+            dataclasses.replace(row, usage={k: row.usage[k] for k in timed if k in row.usage} | {"cached": True})
+            for row in rows
+            if _key(row) not in known
+        ]
+        self.store.retrain(taken)
+        self._before += self._steps(taken)
         return True
 
     def _keep(self, candidate: int, folder: Path) -> None:

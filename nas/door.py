@@ -24,7 +24,7 @@ from typing import Any, Literal
 from nas import inbox
 from nas.admit import admit, drive
 from nas.admit.gate import check
-from nas.execute import chosen_sandbox
+from nas.execute import Unlocked, chosen_sandbox
 from nas.execute.local import LocalExecutor
 from nas.history import failure_of_duplicate
 from nas.progress import one_line
@@ -32,7 +32,7 @@ from nas.propose.shown import text_of
 from nas.records import Failure, Value, defaults
 from nas.space import Contract, Ladder, Recipe, SearchSpace, Spec, load
 from nas.standings import Records, Row, rank, read, untraced
-from nas.store import Entry, Store, Task
+from nas.store import Entry, Store, StoreError, Task
 
 TOP = 10
 """Rows of the board unless more are asked for."""
@@ -221,7 +221,7 @@ def open_door(run: Path | str) -> "Door":
 class Door:
     """See the module's docstring. Holds nothing open between calls; may be used by several threads.
 
-    Every method but `admit` may raise `StoreError`: the run is gone, damaged, or of another version.
+    Every method may raise `StoreError`: the run is gone, damaged, or of another version.
     """
 
     def __init__(self, run: Path) -> None:
@@ -303,6 +303,9 @@ class Door:
 
         It passes the gate, is traced at its defaults in a confined process for the processor of this machine, and its
         program is checked and compared with those of the run: seconds, on one core. One source is tried at a time.
+
+        Raises:
+          StoreError: the run asks for locks that this machine lacks.
         """
         gated = check(source, self.space.scope)
         if gated.failures:
@@ -310,6 +313,10 @@ class Door:
         with self._store() as store:
             mode = chosen_sandbox(None, store.config.get("sandbox"))
         with self._one_at_a_time, LocalExecutor(workers=1, sandbox=mode) as executor:
+            try:
+                executor.missing_locks()
+            except Unlocked as error:  # the candidate's fault otherwise
+                raise StoreError(str(error)) from error
             found = drive(executor, admit(self.reference, source, defaults(gated.tunables)))
         if isinstance(found, Failure):
             return _refused([found])

@@ -5,6 +5,7 @@ few steps on this machine, and their mean stands for a candidate. It promises no
 slower or faster than the baselines.
 """
 
+import re
 import tempfile
 import time
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from nas.judge.rungs import slots
 from nas.progress import duration
 from nas.propose.mixture import DEFAULT
 from nas.records import defaults
-from nas.space import Ladder, SearchSpace
+from nas.space import Ladder, SearchSpace, SpaceError
 from nas.store import write_file
 from nas.train.engine import plan, plan_to_plain
 
@@ -46,7 +47,11 @@ def trainings(ladder: Ladder, budget: int) -> list[int]:
 def estimate(
     space: SearchSpace, reference: str, budget: int, workers: int, finalists: int, sandbox: Sandbox | None = None
 ) -> str:
-    """The ladder, the expected trainings and the time, as lines of text; confirming the finalists included."""
+    """The ladder, the expected trainings and the time, as lines of text; confirming the finalists included.
+
+    Raises:
+      SpaceError: the space's data cannot be made, or a baseline cannot be admitted or trained; one line.
+    """
     ladder, counts, costs = space.ladder, trainings(space.ladder, budget), _measure(space, reference, sandbox)
     lines = [f"{space.name}@{space.version}, budget {budget}, {workers} workers", "", "rung   steps  trials"]
     lines += [f"{i:>4}  {steps:>6}  {n:>6}" for i, (steps, n) in enumerate(zip(ladder.steps, counts, strict=True))]
@@ -93,9 +98,9 @@ def _measure(space: SearchSpace, reference: str, sandbox: Sandbox | None) -> Cos
             admitted = drive(executor, admit(reference, source, values, tag=name))
             fixed += time.monotonic() - began
             if not isinstance(admitted, Admitted):
-                raise ValueError(f"baseline '{name}' is not admitted: {admitted}")
+                raise SpaceError(f"space '{reference}': baseline '{name}' is not admitted: {admitted}")
             payload, steps = _payload(space, reference, admitted, Path(folder), data.result["validation"])
-            event = _run(executor, f"{name}.train", "nas.train.job:train_job", payload)
+            event = _run(executor, f"training {name}", "nas.train.job:train_job", payload)
             spent = event.result["spent"]
             fixed += spent["start"] + spent["compile"]
             step += spent["train"] / steps
@@ -124,9 +129,17 @@ def _payload(
 
 
 def _run(executor: LocalExecutor, name: str, entry: str, payload: dict[str, Any]) -> Any:
+    """The event of a job that is done; its name tells which one was not."""
     executor.submit(Job(id=name, entry=entry, payload=payload))
     while True:
         for event in executor.poll(1.0):
             if event.kind != "done":
-                raise ValueError(f"{name}: {event.error or event.kind}")
+                raise SpaceError(f"space '{payload['space']}', {name}: {_one_line(event.error) or event.kind}")
             return event
+
+
+def _one_line(error: str) -> str:
+    """What a job says; of errors that are told to people without their class and the line of code."""
+    said = " ".join(error.split())
+    found = re.fullmatch(r"(?:ValueError|SpaceError|OSError|FileNotFoundError): (.*?)(?: \(\w+\.py:\d+\))?", said)
+    return found.group(1) if found else said

@@ -1,5 +1,6 @@
 """Files that are whole once they have their name. Imports nothing heavy, since trainers write them too."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -12,3 +13,9 @@ def write_file(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def sha256(path: Path) -> str:
+    """A file's SHA-256 in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -15,7 +15,7 @@ from nas.execute.local import PRELOAD as LOCAL_PRELOAD
 from nas.judge.doubt import Doubt
 from nas.llm import Request
 from nas.records import Candidate, Failure, Point, Trial, Value, seed_of, to_plain
-from nas.space import SearchSpace
+from nas.space import SearchSpace, SpaceError, load
 from nas.store import Score, Store, StoreError, write_file
 from nas.train.engine import plan, plan_to_plain
 
@@ -127,8 +127,23 @@ def admission(
         place.reference, source, values, platform=place.platform, tag=tag or f"{slot}", priority=slot
     )
     if isinstance(found, Failure):
+        _check_space(place, found)
         return Outcome(failure=found)
     return Outcome(facts=place.keep_program(found))
+
+
+def _check_space(place: Place, failure: Failure) -> None:
+    """Whether a job failed for want of the space, whose data may have been moved; the job's own word is not believed.
+
+    Raises:
+      StoreError: the space cannot be loaded any more.
+    """
+    if failure.rule != "error" or "SpaceError" not in failure.message:
+        return
+    try:
+        load(place.reference)
+    except SpaceError as error:
+        raise StoreError(f"{error}; bring it back, then --resume") from error
 
 
 def first_rung(
@@ -146,6 +161,7 @@ def first_rung(
             place.reference, source, trials[0].values, platform=place.platform, tag=f"{slot}", priority=slot
         )
         if isinstance(found, Failure):
+            _check_space(place, found)
             return Outcome(failure=found, programs={trial.id: {"failure": to_plain(found)} for trial in trials})
         facts = place.keep_program(found)
         programs = {trial.id: {"program": facts} for trial in trials}
@@ -311,11 +327,11 @@ def without_answer(event: Event) -> Failure | None:
     """Why a training job brought no answer; None if it did.
 
     Raises:
-      StoreError: its files could not be used: a full or broken disk is nobody's failure.
+      StoreError: its files or the space's data could not be used: a full or broken disk is nobody's failure.
     """
     if event.kind == "done":
         return None
-    if event.kind == "error" and "[Errno" in event.error:
+    if event.kind == "error" and ("[Errno" in event.error or event.error.startswith("SpaceError")):
         raise StoreError(f"a trainer could not use its files ({event.error}); see to it, then --resume")
     blame = "candidate" if event.kind in ("error", "timeout", "memory") else "machine"
     text = f"training ended with {event.kind}: {event.error[:300] or 'no further word'}"

@@ -35,7 +35,7 @@ from nas.judge.proxy import Proxy
 from nas.progress import counts, duration, moment, one_line, plain_console, short
 from nas.records import to_plain
 from nas.standings import Arm, Board, Front, Row, board, read
-from nas.store import Store, StoreError
+from nas.store import Store, StoreError, locks
 
 RESULTS = Path("results/runs")
 """Where runs are looked for by name."""
@@ -69,9 +69,10 @@ def summary(board: Board) -> str:
         return f"{where}; no baseline has run as far with several seeds, so there is nothing to compare it with; {luck}"
     difference = best.score - against.score
     sigmas = f"{abs(difference) / against.noise.sigma:.1f}σ of a seed" if against.noise.sigma else "σ of a seed is 0"
-    side = "above" if difference >= 0 else "below"
+    ahead = difference if board.config["maximize"] else -difference
+    side = "ahead of" if ahead >= 0 else "behind"
     mean = f"{against.score:.{digits}f} ± {against.error:.{digits}f} ({against.seeds} seeds)"
-    return f"{where} is {difference:+.{digits}f} ({sigmas}) {side} the best baseline {against.name} {mean}; {luck}"
+    return f"{where} is {abs(difference):.{digits}f} ({sigmas}) {side} the best baseline {against.name} {mean}; {luck}"
 
 
 def caption(board: Board) -> list[str]:
@@ -423,14 +424,15 @@ def markdown(text: str) -> str:
 def to_csv(board: Board, top: int | None = None) -> str:
     """The rows as CSV; text that a spreadsheet would take for a formula is prefixed with an apostrophe."""
     out = io.StringIO()
-    rows = [_facts(row, board) for row in _chosen(board, top)]
+    of_the_run = {"sandbox": locks(board.config, board.messages)}
+    rows = [_facts(row, board) | of_the_run for row in _chosen(board, top)]
     digits = {
         "search_score": board.config["decimals"],
         "standard_error": board.config["decimals"] + 1,
         "delta_sigmas": 2,
     }
     writer = csv.writer(out, lineterminator="\n")
-    names = _FACTS + confirmed.FACTS
+    names = (*_FACTS, *confirmed.FACTS, "sandbox")
     writer.writerow(names)
     writer.writerows([_csv_cell(row[key], digits.get(key)) for key in names] for row in rows)
     return out.getvalue()

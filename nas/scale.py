@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import dataclasses
 import io
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from typing import Any, NoReturn
 
 from nas.admit import Flow, Stopped, drive_all
 from nas.confirm import SEEDS_A_JOB, measured
-from nas.execute import Event, Executor, Job
+from nas.execute import Event, Executor
 from nas.flows import Place, admission, training
 from nas.leaderboard import RESULTS, find_run, markdown
 from nas.loop import stop_on_signals
@@ -31,8 +30,8 @@ from nas.scaled import Report, report, to_json, to_markdown, write_table
 from nas.sizes import SEEDS_TRIED, TRIED, Protocol, Size, State, Subject, sizes
 from nas.space import SpaceError, digest, load
 from nas.standings import read
-from nas.store import Store, StoreError, write_file
-from nas.workplace import default_workers, open_workplace
+from nas.store import Store, StoreError
+from nas.workplace import data_job, default_workers, open_workplace, put_data
 
 TOP = 3
 """Finalists, unless told otherwise."""
@@ -69,7 +68,7 @@ class Scaling:
         Returns:
           Whether it was not stopped before its end.
         Raises:
-          StoreError: the run's files cannot be used, or a size's data cannot be made.
+          StoreError: the run's files cannot be used, or a size's data cannot be made, or not as it was.
         """
         stored, subjects = self.store.retrainings(), self.protocol.choice.subjects
         wanted = [
@@ -96,16 +95,13 @@ class Scaling:
         if space.task.split is self.place.space.task.split:
             return place
         folder = self.store.folder / "data" / f"{size.axis}-{size.factor}"
-        note = folder / "sizes.json"
-        if not note.exists():
-            job = Job(id=f"scale.{size.axis}.{size.factor}.data", entry="nas.train.job:prepare_job",
-                      payload={"space": reference, "folder": str(folder)})  # fmt: skip
+        job = data_job(self.store, reference, folder, f"scale.{size.axis}.{size.factor}.data")
+        if job is not None:
             (event,) = yield [job]
-            if event.kind != "done":
-                raise StoreError(f"the data at {size.label} could not be made: {event.error or event.kind}")
-            write_file(note, json.dumps(event.result).encode())
-        examples = json.loads(note.read_text("utf-8"))["validation"]
-        return dataclasses.replace(place, examples=examples, data=folder)
+            put_data(self.store, reference, folder, event)
+        known = self.store.data_known(folder)
+        assert known is not None, "arrays without a note"
+        return dataclasses.replace(place, examples=known["validation"], data=folder)
 
     def _row(self, subject: Subject, size: Size, place: Place, turn: int) -> Flow[None]:
         """Find a row's learning rate at a size, and train it there with fresh seeds."""
@@ -175,7 +171,7 @@ class Scaling:
 
 def scale_run(
     folder: Path, top: int, factors: Sequence[int], axes: Sequence[str] | None, seeds: int, workers: int | None,
-    said: Callable[[str], None],
+    said: Callable[[str], None], baselines: int | None = None,
 ) -> Report:  # fmt: skip
     """Train what a report asks for, or go on with it, and make the report; Ctrl-C stops it cleanly.
 
@@ -187,6 +183,7 @@ def scale_run(
       seeds: fresh ones of each row at each size.
       workers: jobs at once; as in a search if None.
       said: is told what happens.
+      baselines: how many of them, the best first; None is all.
     Returns:
       What is known now; `missing` is 0 if all of it was trained.
     Raises:
@@ -199,7 +196,7 @@ def scale_run(
     if records.config["space_digest"] != digest(space):
         text = f"'{folder}' was made with another state of space '{records.config['space_name']}'"
         raise StoreError(f"{text}; restore the space's file, or start a new run")
-    protocol = Protocol(records, space, top, sizes(space, factors, axes), seeds)
+    protocol = Protocol(records, space, top, sizes(space, factors, axes), seeds, baselines)
     if not protocol.choice.finalists:
         raise StoreError(f"'{folder}' has no candidate with a score yet, so there is nothing to make larger")
     missing = protocol.missing(records.retrainings)
@@ -249,10 +246,11 @@ def _axes(text: str) -> list[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m nas.scale",
-        description="Train the best candidates and all baselines at larger sizes of the space, and compare.",
+        description="Train the best candidates and the baselines at larger sizes of the space, and compare.",
     )
     parser.add_argument("run", nargs="?", metavar="RUN", help="folder or name of a run (default: the latest)")
     parser.add_argument("--top", type=_count, metavar="N", default=TOP, help=f"candidates, the best first ({TOP})")
+    parser.add_argument("--baselines", type=_count, metavar="N", help="baselines, the best first (all)")
     factors = ",".join(map(str, FACTORS))
     parser.add_argument(
         "--factors",
@@ -297,7 +295,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")
     with _one_line_errors(parsed.debug) as code:
         run = find_run(parsed.run, parsed.results)
-        made = scale_run(run, parsed.top, parsed.factors, parsed.axis, parsed.seeds, parsed.workers, _say)
+        made = scale_run(
+            run, parsed.top, parsed.factors, parsed.axis, parsed.seeds, parsed.workers, _say, parsed.baselines
+        )
         try:
             if parsed.format == "table":
                 write_table(made, sys.stdout)

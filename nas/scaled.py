@@ -267,6 +267,7 @@ def notes(report: Report) -> list[str]:
         _at_ends(report),
         _listed("its program is that of ×1, so it does not grow along: {}", _rigid(report)),
         _listed("baselines without numbers, left out: {}", list(report.choice.left_out)),
+        _listed("weaker baselines at ×1, left out and perhaps better elsewhere: {}", list(report.choice.weaker)),
         *_problems(report),
     ]
     return [one_line(note) for note in found if note]

@@ -39,13 +39,10 @@ from nas.records import to_plain
 from nas.space import SearchSpace, SpaceError, canonical, digest, file_name, load, names, with_options
 from nas.standings import board, read
 from nas.store import Store, StoreError
+from nas.strategy import TUNE_BEST
 from nas.workplace import cores, default_workers, devices_here, open_workplace
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "optuna", "numpy")
-
-
-CONTROL = "tune-best-baseline"
-"""The control that decides whether searching architectures paid at all."""
 _OF_THE_RUN = (
     "space", "control", "budget", "seed", "lookahead", "order", "name", "model", "base_url", "effort", "price",
     "no_forecasts", "blind_control", "data", "size", "devices_per_trial",
@@ -69,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     add("--size", metavar="NAME", help="another size of the space, if it has one (gpu)")
     add("--budget", type=int, default=200, metavar="N", help="candidates admitted to the first rung (200)")
     add("--seed", type=int, default=0, metavar="N", help="of every draw (0)")
-    add("--workers", type=int, metavar="N", help="jobs at once (one a core, or one an accelerator)")
+    add("--workers", type=int, metavar="N", help="jobs at once (one a core, or four an accelerator)")
     add(
         "--lookahead",
         type=int,
@@ -86,7 +83,8 @@ def parser() -> argparse.ArgumentParser:
     add("--devices-per-trial", type=int, default=1, metavar="N", help="accelerators that share a trial's batches (1)")
     add("--max-hours", type=float, metavar="H", help="decide nothing new after so many hours (no limit)")
     add("--confirm", type=int, metavar="N", help=f"finalists that fresh seeds confirm at the end ({FINALISTS})")
-    add("--control", choices=(CONTROL,), help="spend the budget on tuning the best baseline's numbers instead")
+    control = f"spend the budget on tuning a baseline's numbers instead: {TUNE_BEST}, or tune- and the name of another"
+    add("--control", metavar="tune-NAME", help=control)
     add("--name", metavar="NAME", help="of the run's folder (space and time)")
     add("--results", type=Path, default=Path("results/runs"), metavar="DIR", help="where runs are kept (results/runs)")
     add("--resume", type=Path, metavar="DIR", help="continue the run in this folder; other choices are taken from it")
@@ -137,6 +135,7 @@ def _run(parsed: argparse.Namespace, arguments: Sequence[str] | None, client: An
     space = load(reference)
     if store is None:
         _check_devices(space, parsed.devices_per_trial)
+        _check_control(space, parsed.control)
     if parsed.dry_run:
         return _dry_run(space, reference, parsed)
     workers = parsed.workers or default_workers()
@@ -226,9 +225,15 @@ def _config(config: Mapping[str, Any]) -> Config:
         **{key: config[key] for key in ("budget", "seed", "lookahead", "order")},
         author=asking.author_of(model),
         forecasts=model.get("forecasts", False),
-        control=config.get("control") is not None,
+        control=config.get("control") or "",
         blind=model.get("blind", False),
     )
+
+
+def _check_control(space: SearchSpace, control: str | None) -> None:
+    known = [f"tune-{name}" for name in space.baselines]
+    if control is not None and control not in (TUNE_BEST, *known):
+        raise UsageError(f"--control {control}: give {', '.join((TUNE_BEST, *known))}")
 
 
 def _check(parsed: argparse.Namespace) -> None:
@@ -319,7 +324,9 @@ def _say_start(view: View, store: Store, config: dict[str, Any], space: SearchSp
 def _say_who(store: Store, config: Mapping[str, Any]) -> str:
     model = config.get("model")
     if config.get("control"):
-        return "a control: the numbers of the best baseline are tuned, and nothing else is tried"
+        name = config["control"].removeprefix("tune-")
+        which = "the best baseline" if config["control"] == TUNE_BEST else f"baseline {name}"
+        return f"a control: the numbers of {which} are tuned, and nothing else is tried"
     if model is None:
         return f"no model is asked ({HOW_TO_SET_A_KEY}): evolution, random sampling and tuning propose"
     if "replay" in config:

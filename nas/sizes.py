@@ -90,14 +90,16 @@ class Choice:
     """Whom a report is about.
 
     Attributes:
-      subjects: finalists, the best first, then all baselines.
+      subjects: finalists, the best first, then baselines.
       how: how the finalists were chosen, in words.
       left_out: names of baselines of which no numbers are known.
+      weaker: names of baselines that were not asked for.
     """
 
     subjects: Sequence[Subject]
     how: str
     left_out: Sequence[str]
+    weaker: Sequence[str] = ()
 
     @property
     def finalists(self) -> list[Subject]:
@@ -105,18 +107,20 @@ class Choice:
         return [one for one in self.subjects if not one.baseline]
 
 
-def choose(records: Records, top: int) -> Choice:
-    """Take the best `top` of the confirmed finalists on the test split, or of the search, and all baselines.
+def choose(records: Records, top: int, baselines: int | None = None) -> Choice:
+    """Take the best `top` of the confirmed finalists on the test split, or of the search, and the best baselines.
 
-    Their numbers are those that confirmation found or used; where there are none, those of the search.
+    Of baselines all are taken if `baselines` is None. Numbers are those that confirmation found or used; where there
+    are none, those of the search.
     """
     rows, entries = rank(records), {entry.candidate.id: entry.candidate for entry in records.entries}
     told = [one.row for one in confirmed(records, rows) if one.belief.claim is not None and one.belief.test is not None]
     ours = [row for row in told or rows if row.arm != "baseline"][:top]
+    theirs = [row for row in rows if row.arm == "baseline"]
     seeds = {row.candidate: row for row in records.retrainings if row.purpose == "seeds"}
     trials = {trial.id: trial for trial in records.trials}
     found = []
-    for row in [*ours, *(row for row in rows if row.arm == "baseline")]:
+    for row in [*ours, *theirs[:baselines]]:
         numbers = seeds.get(row.candidate) or trials[row.trial]
         found.append(
             Subject(
@@ -124,11 +128,12 @@ def choose(records: Records, top: int) -> Choice:
                 source=entries[row.candidate].source, values=numbers.values, recipe=numbers.recipe,
             )
         )  # fmt: skip
-    known = {one.candidate for one in found}
+    known = {row.candidate for row in theirs}
     return Choice(
         subjects=found,
         how="the best of those confirmed, by the test split" if told else "the best of the search, unconfirmed",
         left_out=[one_line(c.operator) for c in entries.values() if c.arm == "baseline" and c.id not in known],
+        weaker=[row.name for row in theirs[len(theirs[:baselines]) :]],
     )
 
 
@@ -167,13 +172,17 @@ class Protocol:
       top: how many finalists.
       asked: the sizes, ×1 first.
       seeds: of each row at each size.
+      baselines: how many of them, the best first; None is all.
     Raises:
       SpaceError: the space cannot be made larger so.
     """
 
-    def __init__(self, records: Records, space: SearchSpace, top: int, asked: Sequence[Size], seeds: int) -> None:
+    def __init__(
+        self, records: Records, space: SearchSpace, top: int, asked: Sequence[Size], seeds: int,
+        baselines: int | None = None,
+    ) -> None:  # fmt: skip
         self.run_seed, self.sign = records.config["seed"], records.sign
-        self.choice, self.sizes, self.seeds = choose(records, top), asked, seeds
+        self.choice, self.sizes, self.seeds = choose(records, top, baselines), asked, seeds
         found = records.config["space"]
         self.references = {one: f"{found}@{one.axis}={one.factor}" if one.axis else found for one in asked}
         self.spaces = {one: load(self.references[one]) if one.axis else space for one in asked}

@@ -40,6 +40,8 @@ ONE_IN = 10
 CLAUDE, BLIND = "claude", "claude_blind"
 """The arms that ask a model: with all that the search knows, and, as a control, with nothing of it."""
 CONTROL = "control"
+TUNE_BEST = "tune-best-baseline"
+"""The control that decides whether searching architectures paid at all."""
 """The arm of the best baseline's text in a run that does nothing but tune its numbers."""
 GUEST = "guest"
 """The arm of candidates that came by the door: from people, their agents, programs of their own."""
@@ -61,7 +63,8 @@ class Config:
       budget: candidates that are admitted to the first rung.
       seed: of every draw.
       lookahead: L; decision k uses the outcomes of tasks 0 … k−L−1.
-      control: whether the best baseline's numbers are tuned, and nothing else is done.
+      control: whose numbers are tuned while nothing else is done: `TUNE_BEST`, or `tune-` and a baseline's name; empty
+        in a search.
       most_lookahead: L may grow up to this, if a model takes its time.
       order: `slots` (repeatable) or `arrival` (whatever has ended counts at once).
       author: how a model is asked; None asks none.
@@ -76,7 +79,7 @@ class Config:
     author: Author | None = None
     forecasts: bool = True
     blind: bool = False
-    control: bool = False
+    control: str = ""
     most_lookahead: int = 0
 
 
@@ -265,16 +268,19 @@ class Strategy:
         return self._proposal(slot, rng)
 
     def _control(self, slot: int) -> Decision | None:
-        """Further draws of the best baseline, as many groups as the budget has candidates."""
+        """Further draws of one baseline, as many groups as the budget has candidates."""
         history = self.history
         known = next((k for k in history.known.values() if k.candidate.arm == CONTROL), None)
         if known is None:
             if any(k.status == "pending" or not history.results_known(k) for k in history.known.values()):
                 return None  # which baseline is the best is not known yet
-            best = history.best_baseline()
-            if best is None:
+            baselines = (k for k in history.known.values() if k.candidate.arm == "baseline")
+            named = (k for k in baselines if f"tune-{k.candidate.operator}" == self.config.control)
+            chosen = history.best_baseline() if self.config.control == TUNE_BEST else next(named, None)
+            if chosen is None:
                 return None
-            candidate = self._candidate(best.candidate.source, CONTROL, best.candidate.operator, (best.candidate.id,))
+            name, parents = chosen.candidate.operator, (chosen.candidate.id,)
+            candidate = self._candidate(chosen.candidate.source, CONTROL, name, parents)
             entry, gated = self._gated(candidate, slot)
             task = Task(slot=slot, kind="admit", candidate=candidate.id, decision={"arm": CONTROL})
             return Decision(task, self.flow(task, entry, [], gated), [entry])

@@ -27,7 +27,7 @@ from nas.progress import one_line
 from nas.records import CONFIRMING, Retraining, Value, defaults, to_plain
 from nas.space import SearchSpace, SpaceError, digest, load
 from nas.standings import Board, Confirmed, Records, board, read
-from nas.store import Entry, Store, StoreError, write_file
+from nas.store import Entry, Store, StoreError, locks, write_file
 from nas.submitted import (
     FORMAT,
     LIMITS,
@@ -83,6 +83,7 @@ def entry_files(records: Records, candidate: int, space: SearchSpace, name: str)
         "accesses": dict(records.accesses),
         "versions": dict(config["versions"]),
         "machine": dict(config["machine"]),
+        "sandbox": locks(config, records.messages),
         "confirmed_on": sorted({row.usage["device"] for row in records.retrainings if "device" in row.usage}),
         "cost": _cost(records, made, candidate),
         "files": {file: hashlib.sha256(content).hexdigest() for file, content in files.items()},

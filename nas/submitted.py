@@ -2,7 +2,7 @@
 
     results/<space>@<version>/<entry>/
       candidate.py     the source
-      entry.json       space, run, numbers, every fresh seed's scores, what they say, versions, machine, cost
+      entry.json       space, run, numbers, every fresh seed's scores, what they say, versions, machine, locks, cost
       test.json        what every fresh seed scored on every example of the test split
 
 An entry has every row of its confirmation, all finalists and all baselines, since a claim depends on all of them. The
@@ -362,10 +362,12 @@ def _near(one: float, other: float) -> bool:
 
 
 def _receipt(record: Mapping[str, Any]) -> Iterator[str]:
-    """Versions, machine, and what it cost."""
+    """Versions, machine, locks, and what it cost."""
     for key in ("versions", "machine"):
         if not record[key]:
             yield f"{key} is empty"
+    if not isinstance(record.get("sandbox"), str | None):  # entries of earlier versions do not say it
+        yield f"sandbox is {record['sandbox']}, not how candidates were locked, in words"
     for key, cost in record["cost"].items():
         if cost is not None and not (float(cost) >= 0 and math.isfinite(float(cost))):
             yield f"cost {key} is {cost}"

@@ -8,19 +8,21 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nas import inbox
-from nas.execute import Executor, Job, Sandbox, Unlocked, chosen_sandbox
+from nas.execute import Event, Executor, Job, Sandbox, Unlocked, chosen_sandbox
 from nas.execute.confine import sentence
 from nas.execute.local import LocalExecutor
+from nas.files import sha256
 from nas.flows import Place, preload
 from nas.records import to_plain
 from nas.space import SearchSpace, digest
-from nas.store import Store, StoreError
+from nas.store import Store, StoreError, write_file
 
 
 class Workplace(NamedTuple):
@@ -106,8 +108,12 @@ def _locks(executor: LocalExecutor, store: Store, mode: Sandbox) -> list[str]:
 
 
 def default_workers() -> int:
-    """Jobs at once unless told otherwise: one an accelerator, or one a core."""
-    return len(accelerators()) or cores()
+    """Jobs at once: one a core; on a machine with accelerators four a device, as far as there are cores.
+
+    A training has its device for itself. The others trace and check what is trained next, on cores.
+    """
+    devices = len(accelerators())
+    return max(devices, min(4 * devices, cores())) if devices else cores()
 
 
 def cores() -> int:
@@ -132,16 +138,66 @@ def accelerators() -> Sequence[str]:
 
 
 def _prepare(executor: Executor, store: Store, reference: str) -> int:
-    """Make the training and validation arrays, unless they are there; returns how many validation examples."""
-    folder = store.folder / "data"
-    note = folder / "sizes.json"
-    if note.exists():
-        return json.loads(note.read_text("utf-8"))["validation"]
-    payload = {"space": reference, "folder": str(folder)}
-    executor.submit(Job(id=f"prepare-{time.monotonic_ns()}", entry="nas.train.job:prepare_job", payload=payload))
-    while True:
-        for event in executor.poll(1.0):
-            if event.kind != "done":
-                raise StoreError(f"the data of space '{reference}' could not be made: {event.error or event.kind}")
-            note.write_text(json.dumps(event.result), "utf-8")
-            return event.result["validation"]
+    """Make the training and validation arrays, unless they are there and whole; returns how many validation examples.
+
+    Raises:
+      StoreError: they cannot be made, or are not those that the run was begun with.
+    """
+    folder = store.data_note.parent
+    job = data_job(store, reference, folder, f"prepare-{time.monotonic_ns()}")
+    if job is not None:
+        executor.submit(job)
+        while not (events := executor.poll(1.0)):
+            pass
+        put_data(store, reference, folder, events[0])
+    known = store.data_known(folder)
+    assert known is not None, "arrays without a note"
+    return known["validation"]
+
+
+def data_job(store: Store, reference: str, folder: Path, name: str) -> Job | None:
+    """The job that makes the arrays of a folder beside those that are there; None if these are whole.
+
+    Args:
+      store: of the run, open for writing.
+      reference: of the space that they are of.
+      folder: of the run, where they belong.
+      name: of the job.
+    """
+    if store.data_known(folder) is not None and not store.damaged_data(folder):
+        return None
+    for left in folder.glob(".arrays.*"):  # by a process that was killed: nobody else writes here
+        shutil.rmtree(left, ignore_errors=True)
+    return Job(id=name, entry="nas.train.job:prepare_job", payload={"space": reference, "folder": str(_beside(folder))})
+
+
+def put_data(store: Store, reference: str, folder: Path, event: Event) -> None:
+    """Move what such a job made to its place, the note last, if it is what was there before; arguments as there.
+
+    Raises:
+      StoreError: the job failed, or the arrays are not those that the run was begun with; none is moved then.
+    """
+    try:
+        if event.kind != "done":
+            raise StoreError(f"the data of space '{reference}' could not be made: {event.error or event.kind}")
+        if not _as_before(store, folder, event.result):
+            text = f"the data of space '{reference}' is not what this run was begun with"
+            raise StoreError(f"{text}; bring back what it is made of, or begin a new run")
+        for path in sorted(_beside(folder).iterdir()):
+            os.replace(path, folder / path.name)
+        write_file(folder / store.data_note.name, json.dumps(event.result).encode())
+    finally:
+        shutil.rmtree(_beside(folder), ignore_errors=True)
+
+
+def _beside(folder: Path) -> Path:
+    return folder / f".arrays.{os.getpid()}"
+
+
+def _as_before(store: Store, folder: Path, made: Mapping[str, Any]) -> bool:
+    """Whether new arrays are those of the note; where it cannot be read, whether they are those that are there."""
+    known = store.data_known(folder)
+    if known is not None or not (folder / store.data_note.name).exists():
+        return known is None or made == known
+    there = {name: folder / name for name in made["sha256"] if (folder / name).exists()}
+    return all(sha256(path) == made["sha256"][name] for name, path in there.items())

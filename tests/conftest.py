@@ -6,8 +6,10 @@ A test that interrupts a program does so wherever the tests run: what a shell st
 import ast
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,12 +37,13 @@ ast.parse = _parse_alone
 
 
 @pytest.fixture(scope="module")
-def prey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def prey() -> Iterator[Any]:
     """What there is to attack, see `prey.Prey`."""
     from prey import KEY, Prey
 
-    with pytest.MonkeyPatch.context() as patch:
+    # Not in pytest's own folder, which is closed to everybody else: permissions alone should stop nobody.
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="prey-") as folder:
         patch.setenv(KEY, "loot of the environment")
-        found = Prey(tmp_path_factory.mktemp("prey"))
+        found = Prey(Path(folder))
         yield found
         found.close()

@@ -30,7 +30,8 @@ class Prey:
         self.folder = folder
         self.heard: list[str] = []
         self._sockets: list[socket.socket] = []
-        (folder / "open").mkdir()
+        folder.chmod(0o755)  # nobody may look in, and write to "open"
+        self._open()
         (folder / "secret").mkdir()
         (folder / "secret" / "text").write_text(SECRET)
         (folder / "secret" / "stranger.py").write_text(f"loot = {SECRET!r}")
@@ -56,7 +57,7 @@ class Prey:
         self.heard.clear()
         found += [f"made {entry.name}" for entry in self.folder.joinpath("open").iterdir()]
         shutil.rmtree(self.folder / "open")
-        (self.folder / "open").mkdir()
+        self._open()
         if self.labels != self._stat():
             found.append("labels changed")
             self._labels()
@@ -87,6 +88,10 @@ class Prey:
     @staticmethod
     def _victim() -> subprocess.Popen[bytes]:
         return subprocess.Popen(["sleep", "600"], start_new_session=True)
+
+    def _open(self) -> None:
+        (self.folder / "open").mkdir()
+        (self.folder / "open").chmod(0o777)
 
     def _labels(self) -> None:
         np.save(self.folder / "labels.npy", np.arange(777_000, 777_100))

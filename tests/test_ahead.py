@@ -7,17 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from nas import kernels
-from nas.admit import ahead
+from nas.admit import Admitted, ahead
+from nas.admit import __main__ as command
 from nas.admit.__main__ import main
 from nas.admit.ahead import TPUS, missing
 from nas.admit.gate import check as gate
 from nas.admit.program import check
 from nas.admit.trace import trace
 from nas.records import Failure, Program, defaults
-from nas.space import load, names
+from nas.space import Split, load, names
 
 CNN = str(Path(__file__).parents[1] / "search_spaces" / "mnist1d" / "baselines" / "3_cnn.py")
 
@@ -45,6 +47,54 @@ def test_missing_compiler_is_told_with_what_to_install(monkeypatch: pytest.Monke
     assert "pip install 'nas-search[tpu]'" in missing()
 
 
+PART = {"compile_s": 1.0, "memory_bytes": 1 << 20}
+TOLD: dict[str, tuple[dict[str, Any] | None, int, str]] = {
+    "no device": (None, 0, "admitted"),
+    "fits": ({"fits": True}, 0, "it fits"),
+    "too large": ({"fits": False}, 1, "it does NOT fit"),
+    "no program": ({"error": "error: RESOURCE_EXHAUSTED"}, 1, "does not compile: error: RESOURCE_EXHAUSTED"),
+}
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]], ids=["text", "json"])
+@pytest.mark.parametrize("what", TOLD)
+def test_exit_status_is_that_of_the_device_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, what: str, more: list[str]
+) -> None:
+    compiled, status, said = TOLD[what]
+    if compiled is not None and "fits" in compiled:
+        sizes = {"data_bytes": 1 << 19, "memory_bytes": 1 << 30, "device": "tpu-v5e"}
+        compiled = {"step": PART, "evaluation": PART, **sizes, **compiled}
+    numbers = dict.fromkeys(("params", "flops", "train_flops", "memory_bytes", "ops"), 1)
+    facts = {"cost": numbers, "traits": [], "fingerprint": "f"}
+    monkeypatch.setattr(command, "_verdict", lambda *_: (Admitted(facts=facts, blobs={}), compiled))
+    monkeypatch.setattr(command, "missing", lambda: "")
+    assert main([CNN, *(["--device", "tpu-v5e"] if compiled else []), *more]) == status
+    printed = capsys.readouterr().out
+    if more:
+        assert json.loads(printed).get("compiled") == compiled
+    else:
+        assert said in printed and printed.splitlines()[-1].endswith("that device" if status else "admitted")
+        assert ("0.5 MiB are all training examples" in printed) == ("fit" in said)
+
+
+@pytest.mark.slow
+def test_training_examples_count_in_the_memory_of_both_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    space, tpu = load("mnist1d"), TPUS["tpu-v5e"]
+    source = space.baselines["linear"]
+    found = trace(space, source, defaults(gate(source, space.scope).tunables), "tpu")
+    assert not isinstance(found, Failure), found
+    few = ahead.compile_job("mnist1d", *found, "tpu-v5e")
+    train = space.task.split("train")
+    assert few["data_bytes"] == sum(array.nbytes for array in train) and few["fits"]
+    data = ahead._avals(Split(*(np.broadcast_to(array[:1], (1 << 20, *array.shape[1:])) for array in train)))
+    for name, (function, avals) in ahead._programs(space, *found, data).items():
+        grown = ahead._compiled(tpu, function, avals)["memory_bytes"] - few[name]["memory_bytes"]
+        assert grown > 0.99 * ((1 << 20) / len(train.inputs) - 1) * few["data_bytes"]
+    monkeypatch.setitem(TPUS, "tpu-v5e", tpu._replace(memory_bytes=few["data_bytes"]))
+    assert not ahead.compile_job("mnist1d", *found, "tpu-v5e")["fits"]
+
+
 @pytest.mark.slow
 def test_command_reports_time_memory_and_whether_it_fits(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([CNN, "--device", "tpu-v5e", "--json"]) == 0
@@ -64,7 +114,8 @@ def test_every_baseline_compiles_for_a_tpu(reference: str, name: str) -> None:
     program = check(*found, space.contract, space.recipe, "tpu")
     assert isinstance(program, Program), program
     os.environ.update(ahead.environment(tpu))
-    told = ahead._compiled(tpu, *ahead._programs(space, *found)["step"])
+    data = ahead._avals(space.task.split("train"))
+    told = ahead._compiled(tpu, *ahead._programs(space, *found, data)["step"])
     assert 0 < told["memory_bytes"] < tpu.memory_bytes
 
 

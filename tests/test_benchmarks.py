@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jax.errors import JaxRuntimeError
 
-from benchmarks import behind_wall, published, report, unlimited
+from benchmarks import accelerator, behind_wall, published, report, unlimited
 from nas.admit import Flow
 from nas.admit.gate import check
+from nas.estimate import trainings
 from nas.execute import Event, Job
+from nas.search_spaces.byte_lm.space import flops
 from nas.search_spaces.mnist1d.space import SPACE
-from nas.space import read_sources
+from nas.space import load, read_sources
 
 ROOT = Path(behind_wall.__file__).parents[1]
 
@@ -118,6 +121,62 @@ def test_program_size_prints_how_the_check_grows(tmp_path: Path) -> None:
     first, second = found["figures"]["rows"]
     assert second["kib"] > first["kib"] and first["growth"] is None and second["growth"] is not None
     assert text.splitlines()[0].split() == ["layers", "kib", "trace_s", "check_s", "growth"]
+
+
+def test_search_on_a_gpu_fits_into_its_time() -> None:
+    """On paper: with the formula for FLOPs, at an eighth of what a current GPU reaches in half precision."""
+    script = (ROOT / "benchmarks" / "gpu.sh").read_text("utf-8")
+    limits = {name: int(seconds) for seconds, name in re.findall(r"(?m)^ *run (\d+) (\w+) ", script)}
+    assert sum(limits.values()) <= 600
+    trials = re.search(r"TRIALS:-(\d+)", script)
+    found, gpu = load(str(ROOT / "benchmarks" / "gpu_space.py")), load("byte_lm?size=gpu")
+    same = ("spec", "recipe", "contract", "scope", "version")
+    assert all(getattr(found, name) == getattr(gpu, name) for name in same) and found.name != gpu.name
+    assert list(found.baselines) == ["attention"] and "--space benchmarks/gpu_space.py" in script and trials
+    counts, before = trainings(found.ladder, int(trials[1])), (0, *found.ladder.steps)
+    of_trials = sum(n * (b - a) for n, a, b in zip(counts, before, found.ladder.steps, strict=False))
+    steps = of_trials + found.ladder.steps[0] + found.baseline_seeds * found.ladder.steps[-1]
+    assert counts[0] >= 10 and 3 * flops(found.spec) * found.recipe.batch * steps < 1e14 * limits["search"] / 4
+
+
+SMALLEST = ["--space", "mnist1d", "--baseline", "linear"]
+
+
+def seeds_that_fail(monkeypatch: pytest.MonkeyPatch, fails: dict[int, BaseException]) -> None:
+    """Of `benchmarks.accelerator` only the seeds at once are left, and of those what measures them."""
+
+    def fastest(function: Any, arguments: Any, repeats: int) -> float:
+        count = len(arguments[2])
+        if count in fails:
+            raise fails[count]
+        return 0.25 * (count + 1)
+
+    step = {"step_s": 1.0, "share": 0.5, "ready_s": 1.0, "compile_s": 1.0}
+    monkeypatch.setattr(accelerator, "ceiling", lambda dtype: {"flops_per_s": 1.0})
+    monkeypatch.setattr(accelerator, "step", lambda *_: step)
+    monkeypatch.setattr(accelerator, "_fastest", fastest)
+
+
+def test_seeds_that_do_not_fit_are_recorded_beside_those_that_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "made.json"
+    seeds_that_fail(monkeypatch, {2: JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nallocating 1 GiB")})
+    assert accelerator.main([*SMALLEST, "--seeds", "1", "2", "3", "--json", str(file)]) == 0
+    seeds = json.loads(file.read_text("utf-8"))["figures"]["seeds"]
+    assert seeds["2"] == {"error": "RESOURCE_EXHAUSTED: Out of memory allocating 1 GiB"}
+    assert (seeds["1"]["per_seed"], seeds["3"]["per_seed"]) == (1.0, pytest.approx(2 / 3))
+    assert "2 seeds at once" in (printed := capsys.readouterr().out) and "RESOURCE_EXHAUSTED" in printed
+
+
+def test_figures_so_far_are_kept_when_a_later_part_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "made.json"
+    seeds_that_fail(monkeypatch, {3: KeyboardInterrupt()})
+    with pytest.raises(KeyboardInterrupt):
+        accelerator.main([*SMALLEST, "--seeds", "2", "3", "--json", str(file)])
+    figures = json.loads(file.read_text("utf-8"))["figures"]
+    assert set(figures) == {"device", "ceiling", "step", "seeds"}
+    assert figures["seeds"] == {"2": {"step_s": 0.75, "per_seed": None}}  # of one seed nothing is known
 
 
 def test_memory_compares_what_is_counted_with_what_is_taken(tmp_path: Path) -> None:

@@ -138,9 +138,23 @@ def test_scale_makes_larger_what_it_names(reference: str, width: int, depth: int
 
 
 def test_patterns_are_longer_where_the_size_is_deeper_and_stay_where_a_space_is_scaled() -> None:
-    found = {reference: load(f"byte_lm:stack{reference}") for reference in ("", "@depth=3", "?size=gpu")}
+    found = {reference: load(f"byte_lm:stack{reference}") for reference in ("", "@width=3", "?size=gpu")}
     assert [one.grammar.blocks for one in found.values()] == [(3, 5), (3, 5), (11, 13)]
-    assert found["@depth=3"].task is found[""].task and found["?size=gpu"].task is not found[""].task
+    assert found["@width=3"].task is found[""].task and found["?size=gpu"].task is not found[""].task
+
+
+def test_a_stack_says_itself_how_deep_it_is() -> None:
+    assert {"depth"} == SPACE.scale.keys() - VARIANTS["stack"].scale.keys()
+    with pytest.raises(SpaceError, match="does not say how its depth grows; its scale has data, steps, width"):
+        load("byte_lm:stack?size=gpu@depth=2")
+
+
+def test_rematerialised_layers_keep_less_and_compute_more() -> None:
+    plain, again = traced("attention", SPACE), traced("attention", load("byte_lm?remat=on"))
+    assert isinstance(plain, Program) and isinstance(again, Program)
+    assert again.cost.memory_bytes < 0.7 * plain.cost.memory_bytes
+    assert again.cost.train_flops > plain.cost.train_flops and again.cost.params == plain.cost.params
+    assert load("byte_lm?remat=on&size=gpu").spec.remat and not load("byte_lm?remat=off").spec.remat
 
 
 def test_gpu_size_has_ten_million_parameters_in_half_precision() -> None:
@@ -202,7 +216,7 @@ def test_tokens_have_a_vocabulary_of_their_own(tmp_path: Path) -> None:
         ("vocab=many", "many is no number of tokens; give one from 2 to 65536"),
         ("vocab=70000", "70000 is no number of tokens"),
         ("size=tpu", "there is no size 'tpu'; there are cpu, gpu"),
-        ("colour=red", "has no option 'colour'; it has data, size, vocab"),
+        ("colour=red", "has no option 'colour'; it has data, remat, size, vocab"),
     ],
 )
 def test_what_cannot_be_chosen_is_said_in_one_line(option: str, message: str) -> None:

@@ -183,6 +183,7 @@ def test_blind_arm_is_told_no_results(asked: tuple[Path, MessagesServer]) -> Non
     assert any(len(request.system) == 2 for request in others)
 
 
+@pytest.mark.slow
 def test_faults_in_a_fifth_of_the_calls_change_nothing(
     asked: tuple[Path, MessagesServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,6 +205,7 @@ def test_replay_needs_no_server_and_gives_the_same_store(
     assert lines(tmp_path / "again") == lines(asked[0])
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_run_asks_nothing_twice_and_ends_the_same(
     asked: tuple[Path, MessagesServer], tmp_path: Path
 ) -> None:
@@ -229,6 +231,7 @@ def test_killed_and_resumed_run_asks_nothing_twice_and_ends_the_same(
     assert lines(run) == lines(asked[0])
 
 
+@pytest.mark.slow
 def test_a_model_that_declines_is_given_up_and_the_search_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -244,6 +247,7 @@ def test_a_model_that_declines_is_given_up_and_the_search_goes_on(
     assert len([e for e in Store(run).entries() if e.program is not None]) == int(BUDGET) + 2
 
 
+@pytest.mark.slow
 def test_limit_of_dollars_ends_the_model_and_not_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with MessagesServer(Scripted(load(RINGS))) as server:
         reach(server, monkeypatch)
@@ -451,6 +455,7 @@ def test_messages_that_make_no_sense_are_dropped_and_change_nothing(tmp_path: Pa
     assert [path.name for path in folder.iterdir()] == ["97.json"]
 
 
+@pytest.mark.slow
 def test_message_heard_while_nothing_is_decided_counts_once_in_every_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -112,6 +112,20 @@ def test_locks_hold_as_nobody_and_on_older_kernels(prey: Prey, how: dict[str, in
     assert len(ended) == len(tried)
 
 
+@numbered
+def test_nobody_gets_what_there_is_without_locks(prey: Prey) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root becomes somebody else")
+    payload = {"names": prey.names, "readable": [], "user": 65534, "locked": False}
+    with LocalExecutor(1, ("numpy",), sandbox="off") as executor:
+        read = {"code": "result = open(SECRET).read()", **payload}
+        event = run(executor, f"attacks:{attempt_as.__name__}", payload=read, timeout_s=5)
+        assert event.result == [[], SECRET]
+        write = {"code": "open(FOLDER + '/made', 'w').write('x')", **payload}
+        run(executor, f"attacks:{attempt_as.__name__}", payload=write, timeout_s=5)
+        assert prey.effects() == ["made made"]
+
+
 def test_space_that_reads_a_file_when_it_is_loaded_is_told_and_no_candidate_is_blamed(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from typing import cast
 import numpy as np
 import pytest
 
+from nas import confirm
 from nas.confirm import Confirmation, kept_folder
 from nas.execute import Executor
 from nas.flows import Place
@@ -183,7 +185,10 @@ def test_confirming_again_trains_nothing(folder: Path, capsys: pytest.CaptureFix
     assert "confirmed" in capsys.readouterr().out or "no claim" in capsys.readouterr().out
 
 
-def test_baselines_serve_the_next_run_and_what_is_damaged_is_trained_again(folder: Path, tmp_path: Path) -> None:
+def test_baselines_serve_the_next_run_and_what_is_damaged_is_trained_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(confirm, "SAY_S", 0.0)
     results = tmp_path / "runs"
     shutil.copytree(folder, results)
     (broken,) = kept_folder(results / "first").glob("*/linear")
@@ -196,6 +201,8 @@ def test_baselines_serve_the_next_run_and_what_is_damaged_is_trained_again(folde
         assert [(r.seed, r.point, r.test) for r in mine] == [(r.seed, r.point, r.test) for r in theirs]
         assert all(bool(row.usage.get("cached")) == (name != "linear") for row in mine)
     assert (broken / "03.npz").exists()
+    said = [int(share) for share in re.findall(r"confirmation: (\d+)% of the steps", capsys.readouterr().err)]
+    assert len(said) >= 3 and said == sorted(said) and 30 < said[0] < said[-1] <= 100  # one was taken
 
 
 def test_what_is_kept_for_other_runs_holds_no_training_at_another_size(folder: Path, tmp_path: Path) -> None:

@@ -56,6 +56,16 @@ def test_search_says_what_the_control_found_and_whether_searching_paid(folder: P
     assert "on the test split" in text and "better than that" in text and "shown" in text
 
 
+def test_baseline_that_is_named_is_tuned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = ["--space", RINGS, "--results", str(tmp_path), "--budget", "2", "--confirm", "0", "--name", "run"]
+    assert main([*chosen, "--control", "tune-linear"]) == 0
+    assert "baseline linear are tuned" in capsys.readouterr().err
+    (entry,) = [e for e in read(Store(tmp_path / "run")).entries if e.candidate.arm != "baseline"]
+    assert (entry.candidate.operator, entry.candidate.arm) == ("linear", "control")
+    assert main([*chosen, "--control", "tune-nobody"]) == 2
+    assert "give tune-best-baseline, tune-linear, tune-mlp" in capsys.readouterr().err
+
+
 def test_control_of_another_state_of_the_space_is_no_control(folder: Path) -> None:
     config = dict(read(Store(folder / "search")).config)
     assert find(folder / "search", config | {"space_digest": "another"}) is None

@@ -21,9 +21,10 @@ import pytest
 from nas.admit.gate import check
 from nas.admit.trace import execute, functions
 from nas.export.__main__ import main
+from nas.export.card import _locks
 from nas.export.events import crc32c, record, write_events
 from nas.export.source import evaluate, network, score
-from nas.export.tables import write_trials
+from nas.export.tables import trials_table, write_trials
 from nas.records import Real, Value
 from nas.search import main as search
 from nas.space import SearchSpace, load
@@ -308,6 +309,17 @@ def test_table_has_every_trial_with_its_scores_by_rung(run: Path, capsys: pytest
     assert rows[0]["params"] == "700" and rows[0]["rung"] == "1"
 
 
+def test_table_and_card_say_how_candidates_were_locked(run: Path) -> None:
+    records = read(Store(run))
+    assert {row["sandbox"] for row in trials_table(records)[1]} == {None}
+    assert "not recorded" in _locks(records)
+    content = {"mode": "auto", "missing": "files (no `landlock`)"}
+    first = {"slot": 0, "id": "1", "kind": "sandbox", "author": "", "time": "", "content": content}
+    records = replace(records, config={**records.config, "sandbox": "auto"}, messages=[first])
+    assert {row["sandbox"] for row in trials_table(records)[1]} == {"auto without files (no `landlock`)"}
+    assert _locks(records) == "auto without files (no  landlock )"  # no markup of its own
+
+
 def test_parquet_holds_the_same_or_says_what_it_needs(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = run / "t.parquet"
     if importlib.util.find_spec("pyarrow") is None:
@@ -394,6 +406,7 @@ def confirmed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
 def test_folder_gives_the_score_of_the_leaderboard(confirmed: tuple[Path, int], tmp_path: Path) -> None:
     run, finalist = confirmed
     assert main([str(run), str(finalist), "--out", str(tmp_path / "out")]) == 0
+    assert f"(--sandbox): {Store(run).config['sandbox']}" in (tmp_path / "out" / "README.md").read_text()
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     rows = [r for r in read(Store(run)).retrainings if r.candidate == finalist and r.point is not None]
     best = max(rows, key=lambda row: row.point.score if row.point else 0.0)

@@ -1,5 +1,6 @@
 """The benchmark of the operations, and what of them shows in sizes rather than in values."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterator
@@ -8,12 +9,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import kernel_oracles
 import numpy as np
 import pytest
 
 from benchmarks import kernels as benchmark
 from nas import kernels
 from nas.kernels.crossing import lowered
+from nas.kernels.op import pullback
 
 FEW = 64
 """Logits that may be held at a time here."""
@@ -31,8 +34,49 @@ def test_benchmark_prints_a_table_and_writes_figures(tmp_path: Path, capsys: pyt
     content = json.loads(written.read_text("utf-8"))
     figures = content["figures"]["linear_recurrence"]["one_step"]
     assert figures["forward"]["flops"] > 0 and figures["both"]["ratio"]["median"] > 0
+    both = figures["both"]["fast"]
+    for unit in ("flops", "bytes"):
+        assert both[f"{unit}_per_s"] == pytest.approx(1e3 * figures["both"][unit] / both["ms"]["median"])
+    assert len(figures["errors"]) == 3 and not benchmark.is_wrong(figures)  # the output and two cotangents
     assert set(content["settings"]["ceilings"]) == {"float32", "copy"}
     assert str(tmp_path) not in written.read_text("utf-8")
+
+
+@pytest.mark.parametrize("broken", ["fast", "fast_vjp", "nan"])
+def test_version_with_other_values_is_marked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    op = kernels.load("linear_recurrence")
+
+    def forward(a: Any, b: Any) -> Any:
+        return op.reference(a, b) * {"fast": 1.001, "nan": jnp.nan}.get(broken, 1.0)
+
+    def backward(arrays: Any, outputs: Any, cotangents: Any) -> Any:
+        one, other = pullback(op.reference, 2)(*arrays, *outputs, *cotangents)
+        return one, other * (1.001 if broken == "fast_vjp" else 1.0)
+
+    changed = dataclasses.replace(op, fast={"cpu": forward}, fast_vjp={"cpu": backward})
+    monkeypatch.setattr(kernels, "load", lambda name: changed)
+    monkeypatch.setattr(benchmark, "PRODUCT", {"cpu": 64})
+    monkeypatch.setattr(benchmark, "COPY_BYTES", {"cpu": 64})
+    options = ["--op", "linear_recurrence", "--case", "one_step", "--repeats", "1", "--seconds", "0.001"]
+    assert benchmark.main([*options, "--json", str(tmp_path / "made.json")]) == 1
+    captured = capsys.readouterr()
+    assert "WRONG" in captured.out and "other values than the reference's: linear_recurrence one_step" in captured.err
+    made = json.loads((tmp_path / "made.json").read_text("utf-8"), parse_constant=pytest.fail)
+    errors = made["figures"]["linear_recurrence"]["one_step"]["errors"]
+    wrong = [one["largest"] is None or one["largest"] > one["allowed"] for one in errors]
+    assert wrong == [broken != "fast_vjp", False, broken == "fast_vjp"]
+
+
+def test_errors_that_are_allowed_are_those_of_the_tests() -> None:
+    import test_kernels
+
+    assert sorted(benchmark.SUMMED) == sorted(kernel_oracles.SUMMED) and benchmark.ROUNDINGS == test_kernels.C
+    for name in kernels.NAMES:
+        for case in kernels.load(name).cases.values():
+            shapes = [array.shape for array in case.arrays]
+            assert benchmark.SUMMED[name](*shapes) == kernel_oracles.SUMMED[name](*shapes)
 
 
 def test_flops_and_bytes_are_those_of_the_reference() -> None:

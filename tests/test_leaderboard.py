@@ -256,9 +256,18 @@ def test_summary_compares_and_does_not_claim(records: Records) -> None:
     found = board(records)
     best = next(row for row in found.rows if row.arm != "baseline")
     text = summary(found)
-    assert f"best candidate {best.candidate}: {best.score:.4f}" in text and "above the best baseline gru" in text
+    assert f"best candidate {best.candidate}: {best.score:.4f}" in text and "ahead of the best baseline gru" in text
     assert f"({best.delta:.1f}σ of a seed)" in text
     assert text.endswith(f"one seed, chosen as the best of {sum(r.arm != 'baseline' for r in found.rows)}: unconfirmed")
+
+
+def test_summary_says_who_is_behind_where_lower_is_better(records: Records) -> None:
+    found = board(change(records, config={**records.config, "maximize": False}))
+    best, against = next(row for row in found.rows if row.arm != "baseline"), found.references[2]
+    assert best.score > against.score
+    assert f"is {best.score - against.score:.4f} (" in summary(found) and "σ of a seed) behind the best" in summary(
+        found
+    )
 
 
 def test_caption_counts_rejections_failures_and_arms(records: Records) -> None:
@@ -376,6 +385,21 @@ def test_csv_has_fixed_digits_and_all_rows(records: Records) -> None:
     rows = list(csv.DictReader(io.StringIO(to_csv(board(records)))))
     assert len(rows) == 27 and all(re.fullmatch(r"\d\.\d{4}", row["search_score"]) for row in rows)
     assert rows[0]["parents"] == "4 15" and all(row["delta_sigmas"] for row in rows)
+
+
+def test_csv_says_how_candidates_were_locked_in_every_row(records: Records) -> None:
+    def said(of: Records) -> set[str]:
+        rows = list(csv.DictReader(io.StringIO(to_csv(board(of)))))
+        assert len(rows) == 27
+        return {row["sandbox"] for row in rows}
+
+    assert said(records) == {""}  # of an earlier version
+    strict = {**records.config, "sandbox": "strict"}
+    assert said(change(records, config=strict)) == {"strict"}
+    content = {"mode": "auto", "missing": "files (ENOSYS)"}
+    first = {"slot": 0, "id": "1", "kind": "sandbox", "author": "", "time": "", "content": content}
+    begun = change(records, config={**strict, "sandbox": "auto"}, messages=[first])
+    assert said(begun) == {"auto without files (ENOSYS)"}
 
 
 def test_equal_runs_print_the_same_bytes(run: Path, tmp_path: Path) -> None:

@@ -16,10 +16,12 @@ from mcp import Client, StdioServerParameters
 from nas import door as door_module
 from nas import mcp
 from nas.door import Door, Rejected, open_door
+from nas.execute import Unlocked
+from nas.execute.local import LocalExecutor
 from nas.loop import Search
 from nas.search import main
 from nas.space import load
-from nas.store import Store, dump
+from nas.store import Store, StoreError, dump
 from tests.test_architecture import ROOT
 
 RINGS = str(Path(__file__).parent / "spaces" / "rings.py")
@@ -178,6 +180,17 @@ def test_rejected_module_names_line_and_remedy_and_is_not_sent(stopped: Path, so
     with pytest.raises(Rejected) as rejected:
         open_door(stopped).tell(source, author="Ada")
     assert rejected.value.failures and not (stopped / "inbox").exists()
+
+
+def test_machine_without_the_locks_of_the_run_is_no_fault_of_the_module(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing_locks(self: LocalExecutor) -> dict[str, str]:
+        raise Unlocked("the kernel has no Landlock")
+
+    monkeypatch.setattr(LocalExecutor, "missing_locks", missing_locks)
+    with pytest.raises(StoreError, match="no Landlock"):
+        open_door(stopped).admit(SINE)
 
 
 def test_oversized_source_is_refused_in_few_words(stopped: Path) -> None:

@@ -2,10 +2,12 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from nas import search
+from nas import search, workplace
+from nas.progress import _LineView
 from nas.space import SpaceError, canonical, digest, file_name, load, with_options
 from nas.store import Store
 
@@ -71,13 +73,14 @@ BAD = {
 }
 
 
+@pytest.mark.parametrize("more", [["--name", "run"], ["--dry-run"]], ids=["search", "dry-run"])
 @pytest.mark.parametrize("name", BAD)
 def test_text_that_cannot_be_used_is_told_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, more: list[str]
 ) -> None:
     content, said = BAD[name]
     (tmp_path / name).write_bytes(content)
-    assert run(tmp_path, "--space", "byte_lm", "--data", str(tmp_path / name), "--name", "run") == 2
+    assert run(tmp_path, "--space", "byte_lm", "--data", str(tmp_path / name), *more) == 2
     told = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("time=")]
     assert len(told) == 1 and said in told[0]
 
@@ -100,6 +103,31 @@ def test_data_that_changed_before_a_resume_is_told_in_one_line(
     assert "restore the space's file or its data, or start a new run" in line
 
 
+@pytest.mark.parametrize(
+    "moment", [*(pytest.param(one, marks=pytest.mark.slow) for one in ("start", "admit")), "first"]
+)
+def test_data_that_goes_during_a_run_is_one_line_and_the_run_goes_on_when_it_is_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    data, kept = tmp_path / "radius.txt", tmp_path / "kept.txt"
+    data.write_text("2.7")
+    event = _LineView.event
+
+    def moved(self: _LineView, kind: str, **fields: Any) -> None:
+        if data.exists() and (moment == kind or moment == fields.get("task")):
+            data.rename(kept)
+        event(self, kind, **fields)
+
+    monkeypatch.setattr(_LineView, "event", moved)
+    assert run(tmp_path, "--space", CHOSEN, "--data", str(data), "--name", "run", "--confirm", "1") == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("nas.search:")]
+    assert "there is no file" in line or "is not what the run began with" in line
+    assert not [entry for entry in Store(tmp_path / "run").entries() if entry.failure is not None]
+    kept.rename(data)
+    monkeypatch.undo()
+    assert search.main(["--resume", str(tmp_path / "run")]) == 0
+
+
 def test_test_split_of_changed_data_is_not_made(tmp_path: Path) -> None:
     from nas.train.job import _test, prepare_job
 
@@ -116,6 +144,15 @@ def test_test_split_of_changed_data_is_not_made(tmp_path: Path) -> None:
 
     with pytest.raises(OSError, match="the data is not what the run began with"):
         _test(Stand(), [], tmp_path / "scores", tmp_path / "data")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("devices", "cores", "expected"), [(0, 6, 6), (1, 16, 4), (1, 2, 2), (4, 2, 4), (8, 64, 32)])
+def test_trainings_on_devices_leave_cores_to_what_admits(
+    monkeypatch: pytest.MonkeyPatch, devices: int, cores: int, expected: int
+) -> None:
+    monkeypatch.setattr(workplace, "accelerators", lambda: [f"cuda:{index}" for index in range(devices)])
+    monkeypatch.setattr(workplace, "cores", lambda: cores)
+    assert workplace.default_workers() == expected
 
 
 def test_run_of_more_devices_than_there_are_is_not_continued(

@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from benchmarks import recall as benchmark
+from benchmarks.report import versions
 from nas.admit import gate
 from nas.admit.program import check
 from nas.admit.trace import trace
@@ -224,6 +226,18 @@ def test_only_an_interval_beside_the_papers_range_disagrees() -> None:
 @pytest.mark.parametrize("task", list(data.TASKS))
 def test_difference_from_the_papers_is_said_with_the_settings(task: str) -> None:
     assert "{" not in benchmark.different(task) and "MAD" in benchmark.different(task)
+
+
+def test_rows_that_a_file_has_are_not_measured_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, asked = tmp_path / "recall.json", ["--steps", "125", "--baselines", "attention", "--tasks", "recall"]
+    settings = benchmark._settings(benchmark._parser().parse_args(asked))
+    known = row("attention", "recall", 42.0) | {"params": 1, "rate": 0.01, "validation": {"125": 40.0}}
+    content = {"settings": settings, "versions": versions(), "figures": {"rows": [known]}}
+    path.write_text(json.dumps(content))
+    assert benchmark.main([*asked, "--json", str(path)]) == 0
+    assert "42.0 [41.0, 43.0]" in capsys.readouterr().out
+    assert benchmark.main([*asked, "--seeds", "3", "--json", str(path)]) == 2
+    assert "other settings" in capsys.readouterr().err and json.loads(path.read_text()) == content
 
 
 def test_steps_that_no_chunk_divides_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,19 +9,24 @@ import signal
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from nas import scale
+from nas.execute import Event
+from nas.files import sha256
+from nas.flows import Place
 from nas.records import Failure, Point, Retraining
-from nas.scale import scale_run
-from nas.scaled import Report, report, to_json, verdict
+from nas.scale import Scaling, scale_run
+from nas.scaled import Report, notes, report, to_json, verdict
 from nas.search import main as search
 from nas.sizes import SEEDS_TRIED, TRIED, Protocol, Size, choose, sizes
 from nas.space import SearchSpace, SpaceError, canonical, digest, load
 from nas.standings import Records, rank, read
 from nas.store import Store, StoreError, dump
+from nas.train.job import prepare_job
 
 SPACES = Path(__file__).parent / "spaces"
 RINGS = str(SPACES / "rings.py")
@@ -251,6 +256,48 @@ def test_more_steps_data_and_seeds_are_trained(made: Path, told: Report, tmp_pat
         assert len(row.scores) == 3 and row.scores[:2] == before.scores and row.lr == before.lr
 
 
+def test_data_of_a_size_that_are_damaged_are_made_again_as_they_were_or_not_at_all(tmp_path: Path) -> None:
+    store, size = Store.create(tmp_path / "run", {}), Size(axis="data", factor=2)
+    scaling = object.__new__(Scaling)
+    scaling.store, scaling.place = store, Place(reference=RINGS, space=load(RINGS), store=store, examples=1)
+    spaces, references = {size: load(f"{RINGS}@data=2")}, {size: f"{RINGS}@data=2"}
+    scaling.protocol = SimpleNamespace(spaces=spaces, references=references)  # pyright: ignore[reportAttributeAccessIssue]
+    folder = store.folder / "data" / "data-2"
+
+    def ground(change: str = "") -> list[str]:
+        """What was made; `change` is another content of the arrays' files."""
+        flow, made = scaling._ground(size), list[str]()
+        with contextlib.suppress(StopIteration):
+            (job,) = next(flow)
+            result = prepare_job(**job.payload)
+            for name in result["sha256"] if change else ():
+                made_in = Path(job.payload["folder"]) / name
+                made_in.write_text(change)
+                result["sha256"][name] = sha256(made_in)
+            made = list(result["sha256"])
+            flow.send((Event(job_id=job.id, kind="done", result=result),))
+        return made
+
+    def held() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    assert len(ground()) == 4 and ground() == [] and store.damaged_data(folder) == []
+    before = held()
+    (folder / "train.targets.npy").write_bytes(before["train.targets.npy"][:-1] + b"\1")
+    damaged = held()
+    assert store.damaged_data(folder) == ["train.targets.npy"] and store.damaged_data() == []
+    with pytest.raises(StoreError, match="not what this run was begun with"):
+        ground("other data")
+    assert held() == damaged
+    assert len(ground()) == 4 and held() == before
+    (folder / "sizes.json").write_text('{"val')
+    assert store.damaged_data(folder) == ["sizes.json"]
+    with pytest.raises(StoreError, match="not what this run was begun with"):
+        ground("other data")
+    assert len(ground()) == 4 and held() == before
+    store.close()
+
+
 def test_row_without_a_program_at_a_size_is_said_and_the_rest_goes_on(told: Report, said: list[str]) -> None:
     level = told.levels[2]
     (row,) = [row for row in level.rows if row.problem]
@@ -275,6 +322,15 @@ def test_best_of_the_search_are_taken_at_their_numbers_where_nothing_is_confirme
     trials = {trial.id: trial for trial in records.trials}
     for row, one in zip(best, choice.finalists, strict=True):
         assert (one.values, one.recipe) == (trials[row.trial].values, trials[row.trial].recipe)
+
+
+def test_best_baselines_alone_may_be_taken_and_the_others_are_named(records: Records) -> None:
+    choice, rows = choose(records, 1, 1), [row for row in rank(records) if row.arm == "baseline"]
+    assert [one.candidate for one in choice.subjects if one.baseline] == [rows[0].candidate]
+    assert list(choice.weaker) == [row.name for row in rows[1:]] and not choice.left_out
+    space = load(GROWING)
+    made = report(records, Protocol(records, space, 1, sizes(space, FACTORS, AXES), 1, 1))
+    assert any(f"perhaps better elsewhere: {rows[1].name}" in note for note in notes(made))
 
 
 def test_confirmed_are_taken_by_the_test_split_at_the_numbers_of_confirmation(records: Records) -> None:

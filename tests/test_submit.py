@@ -189,6 +189,28 @@ def test_entry_has_every_row_of_its_confirmation_and_its_receipt(folder: Path) -
     assert record["accesses"]["test"] == 2 * BASELINE_SEEDS + 3 * SEEDS + 2
 
 
+def test_entry_says_how_candidates_were_locked(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "elsewhere")
+    path = run / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | {"sandbox": "strict"}), "utf-8")
+    store = Store(run, write=True)
+    for slot, missing in ((3, "files (ENOSYS)"), (5, "files (ENOSYS)"), (6, "nothing")):
+        told = {"id": str(slot), "kind": "sandbox", "author": "the search", "time": "now"}
+        store.hear(slot, told | {"content": {"mode": "auto", "missing": missing}})
+    store.close()
+    made = submit(run, 5, tmp_path)
+    assert read_entry(made).record["sandbox"] == "strict, then auto without files (ENOSYS), then auto"
+    assert check(made.parent) == []
+
+
+def test_entry_of_a_version_that_did_not_keep_the_locks_is_right(folder: Path) -> None:
+    assert read_entry(folder / "first-0005").record["sandbox"] is None
+    edit(folder / "first-0005", lambda record: record.pop("sandbox"))
+    assert check(folder) == []
+    edit(folder / "first-0005", lambda record: record.update(sandbox=["strict"]))
+    assert "sandbox is ['strict']" in said(folder)
+
+
 def test_entry_has_no_path_of_this_machine(folder: Path, run: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file():

@@ -26,7 +26,10 @@ def executor() -> Iterator[Executor]:
         yield started
 
 
-@pytest.mark.parametrize("name", ["toy_model", "toy_block", "toy_mixer", "toy_stack"])
+@pytest.mark.parametrize(
+    "name",
+    ["toy_block", "toy_stack", *(pytest.param(name, marks=pytest.mark.slow) for name in ("toy_model", "toy_mixer"))],
+)
 def test_toy_space_of_every_scope_passes(name: str, executor: Executor) -> None:
     findings = list(testing.battery(str(SPACES / f"{name}.py"), executor))
     assert [str(f) for f in findings if f.problem] == []

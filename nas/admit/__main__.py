@@ -2,8 +2,8 @@
 
 Prints the verdict, and for an admitted candidate what its program costs and its fingerprint; with `--device tpu-v5e`
 also whether it compiles for that device, in what time, and whether it fits, on a machine that has none. Exit status 0
-if it is admitted, 1 if not, 2 if the file or the space cannot be read, nothing can be compiled for the device or a lock
-is missing.
+if it is admitted and, where a device is named, compiles and fits; 1 if not; 2 if the file or the space cannot be read,
+the device is not known, its compiler or a lock is missing.
 `--self-check` says instead what a candidate could reach on this machine.
 """
 
@@ -29,10 +29,15 @@ AHEAD_TIMEOUT_S = 600.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m nas.admit", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m nas.admit",
+        description=(__doc__ or "").split("\n")[0],
+        epilog="Exit status: 0 admitted (with --device: it also compiles and fits), 1 not, 2 it could not be tried.",
+    )
     parser.add_argument("file", type=Path, nargs="?", help="the candidate's module")
     parser.add_argument("--space", default="mnist1d", metavar="SPACE", help="name, file or module:object (mnist1d)")
-    parser.add_argument("--device", metavar="NAME", help=f"also compile it for {', '.join(TPUS)}, without having one")
+    device = f"also compile it for {', '.join(TPUS)}, without having one; it has to fit too"
+    parser.add_argument("--device", metavar="NAME", help=device)
     parser.add_argument("--json", action="store_true", help="print the verdict as JSON")
     parser.add_argument("--sandbox", choices=get_args(Sandbox), help="what it is locked with, as in nas.search")
     parser.add_argument("--self-check", action="store_true", help="say what a candidate could reach on this machine")
@@ -70,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             place = f"{parsed.file}:{failure.line}" if failure.line else str(parsed.file)
             print(f"{place}: {failure.stage}/{failure.rule}: {failure.message}")
         print("rejected")
-    return 0 if isinstance(verdict, Admitted) else 1
+    return 0 if isinstance(verdict, Admitted) and (compiled is None or compiled.get("fits")) else 1
 
 
 def _unusable(device: str) -> str:
@@ -123,7 +128,8 @@ def _print_facts(admitted: Admitted, space: SearchSpace, compiled: Mapping[str, 
     print(f"{'fingerprint:':<14}{admitted.facts['fingerprint']}")
     if compiled is not None:
         _print_compiled(compiled)
-    print("admitted")
+    usable = compiled is None or compiled.get("fits")
+    print("admitted" if usable else "admitted, but not usable on that device")
 
 
 def _print_compiled(compiled: Mapping[str, Any]) -> None:
@@ -133,6 +139,7 @@ def _print_compiled(compiled: Mapping[str, Any]) -> None:
     for name in ("step", "evaluation"):
         one = compiled[name]
         print(f"{name + ':':<14}{one['memory_bytes'] / 2**20:>14,.1f} MiB, compiled in {one['compile_s']:.1f} s")
+    print(f"{'of these':<14}{compiled['data_bytes'] / 2**20:>14,.1f} MiB are all training examples, kept on the device")
     verdict = "fits" if compiled["fits"] else "does NOT fit"
     print(f"{compiled['device'] + ':':<14}{compiled['memory_bytes'] / 2**20:>14,.1f} MiB: it {verdict}")
 

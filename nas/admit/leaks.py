@@ -30,8 +30,9 @@ TOLERANCE = 2e-6
 """How far an output may move for what it must not see, in units of its spread over the batch. Nearly every program
 computes the outputs in question by the same operations on the same numbers, and they do not move at all."""
 FOURIER_TOLERANCE = 1e-4
-"""The same for programs with a Fourier transform, which rounds each result by the size of all its inputs: 3e-7 for one
-padded convolution, 1e-5 for twelve one after another with T = 512."""
+"""The same for programs with a Fourier transform in single precision, which rounds each result by the size of all its
+inputs: 3e-7 for one padded convolution, 1e-5 for twelve one after another with T = 512. So they are asked in double
+precision as well (`wide.py`), within `TOLERANCE`; in single too, since a program can tell in which it runs."""
 SHIFT_TOLERANCE = {"single": 1e-3, "half": 0.2}
 """The same for an example in another row, where sums may run in another order, by the coarsest float inside."""
 SHIFT_SHARE = 0.05
@@ -41,6 +42,9 @@ SHIFTS = 5
 choice goes with the example to another row."""
 REPEATS = 4
 """On an accelerator, which may add in any order: movements of a repeated evaluation that still count as rounding."""
+PRECISION = 0.01
+"""How far outputs in double precision may be from those in single, in units of the largest, in all but `SHIFT_SHARE` of
+the rows: a program that is another one there says nothing of itself."""
 CONSTANT = 5e-7
 """Spread of the outputs over examples up to which they are all the same, in units of the largest output."""
 
@@ -72,6 +76,7 @@ _TIME = (
     "circular transforms over T."
 )
 _TRAINING = "Training is causal too, so nnx.BatchNorm is not allowed: take nnx.RMSNorm or nnx.LayerNorm over features."
+_DOUBLE = "Programs with a Fourier transform are asked in double precision: write it with jnp.fft and plain operations."
 _BATCH = "Compute means, norms, softmaxes, ranks and capacities within an example, never over axis 0."
 
 
@@ -80,14 +85,14 @@ class Leak:
     """What a program depends on and must not, or the other way round.
 
     Attributes:
-      rule: `time`, `batch`, `nondeterministic` or `constant`.
-      moved: how far an output moved, in units of its spread over the batch.
+      rule: `time`, `batch`, `nondeterministic`, `constant` or `precision`.
+      moved: how far an output moved, in units of its spread over the batch; for `precision` of the largest output.
       row: the example whose output moved.
       output: the first position of the output that moved; None where it is not a matter of time.
       input: a later position of the input that moved it.
     """
 
-    rule: Literal["time", "batch", "nondeterministic", "constant"]
+    rule: Literal["time", "batch", "nondeterministic", "constant", "precision"]
     moved: float = 0.0
     row: int = 0
     output: int | None = None
@@ -140,26 +145,50 @@ def check(
     leaves = run_once(artifact("init"), [np.asarray(0, np.uint32)])
     params, state = tuple(leaves[:param_leaves]), tuple(leaves[param_leaves:])
     work = flops + FLOPS_PER_OUTPUT * math.prod(space.contract.output_shape)
-    evaluation = _Mode(artifact("eval"), params, state, work)
     draws = _Draws(params, space.spec.vocab)
-    causal, within = space.contract.causal, evaluation.tolerance
     rng = np.random.default_rng(int(hash_blobs(blobs)[:16], 16))
-    sweeps, cuts = _effort(evaluation.shape, work, rng) if causal else (1, None)
-    leak = find(*draws.drawn(evaluation, 0), causal=causal, cuts=cuts, tolerance=within)
+    for name in ("eval", "forward") if space.contract.causal else ("eval",):
+        exported = artifact(name)
+        precisions = (False, True) if rounds_far(exported) else (False,)
+        for double in precisions:
+            try:
+                mode = _Mode(exported, params, state, work, double=double)
+            except (ValueError, RuntimeError) as error:
+                if not double:
+                    raise
+                message = f"{' '.join(str(error).split())[:200]}. {_DOUBLE}"
+                return Failure(stage="leak", rule="double", message=message)
+            if name == "eval":
+                leak = _evaluation(mode, draws, work * len(precisions), rng, causal=space.contract.causal)
+            else:
+                leak = _training(mode, draws, work * len(precisions), rng)
+            if leak is not None:
+                return failure(leak, "in training" if name == "forward" else "")
+    return None
+
+
+def _evaluation(
+    mode: "_Mode", draws: "_Draws", work: float, rng: np.random.Generator, *, causal: bool
+) -> Leak | None:  # fmt: skip
+    within = mode.tolerance
+    sweeps, cuts = _effort(mode.shape, work, rng) if causal else (1, None)
+    leak = find(*draws.drawn(mode, 0), causal=causal, cuts=cuts, tolerance=within)
     if leak is not None and leak.rule == "constant":  # at other parameters it may not be
-        leak = find(*draws.drawn(evaluation, 1), causal=causal, cuts=cuts, tolerance=within)
-    halvings = int(REPEATED_FLOPS / (3 * evaluation.shape[0] * work))
+        leak = find(*draws.drawn(mode, 1), causal=causal, cuts=cuts, tolerance=within)
+    halvings = int(REPEATED_FLOPS / (3 * mode.shape[0] * work))
     for number in range(min(max(halvings, LEAST_HALVINGS), MOST_HALVINGS)):
-        leak = leak or _by_halves(*draws.drawn(evaluation, number, poor=number % 2 == 0), within)
+        leak = leak or _by_halves(*draws.drawn(mode, number, poor=number % 2 == 0), within)
     for number in range(1, sweeps):
-        leak = leak or later(*draws.drawn(evaluation, number), cuts=cuts, tolerance=within.same)
-    if leak is not None or not causal:
-        return None if leak is None else failure(leak)
-    training = _Mode(artifact("forward"), params, state, work)
-    sweeps, cuts = _effort(training.shape, work, rng)
+        leak = leak or later(*draws.drawn(mode, number), cuts=cuts, tolerance=within.same)
+    return leak
+
+
+def _training(mode: "_Mode", draws: "_Draws", work: float, rng: np.random.Generator) -> Leak | None:
+    sweeps, cuts = _effort(mode.shape, work, rng)
+    leak = None
     for number in range(sweeps):
-        leak = leak or later(*draws.drawn(training, number), cuts=cuts, tolerance=training.tolerance.same, mixing=True)
-    return None if leak is None else failure(leak, "in training")
+        leak = leak or later(*draws.drawn(mode, number), cuts=cuts, tolerance=mode.tolerance.same, mixing=True)
+    return leak
 
 
 def find(
@@ -357,6 +386,16 @@ def _by_halves(
     return None
 
 
+def other_program(single: np.ndarray, double: np.ndarray) -> Leak | None:
+    """Whether a program is another one in double precision, see `PRECISION`; what all logits share is left out."""
+    one, other = (_without_mean(array) if array.ndim >= 3 else array for array in (single, double))
+    with np.errstate(invalid="ignore", over="ignore"):
+        largest = np.abs(other[np.isfinite(other)]).max(initial=0.0)
+        apart = np.where(np.isfinite(one) & np.isfinite(other), np.abs(one - other), one != other)
+    share = _by_row(apart) / max(float(largest), 1e-30)
+    return Leak(rule="precision", moved=float(share.max())) if (share > PRECISION).mean() > SHIFT_SHARE else None
+
+
 def _constant(outputs: np.ndarray) -> Leak | None:
     if len(outputs) < 2 or not np.isfinite(outputs).all():
         return None
@@ -388,7 +427,8 @@ def _without_mean(outputs: np.ndarray) -> np.ndarray:
 
 def _relative(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
     finite = np.isfinite(found) & np.isfinite(expected)
-    before, after = (np.where(finite, array, 0).astype(np.float32) for array in (expected, found))
+    kind = np.result_type(np.float32, expected.dtype)  # outputs in double precision are compared in it
+    before, after = (np.where(finite, array, 0).astype(kind) for array in (expected, found))
     spread = np.ptp(before, axis=0) if len(before) > 1 else np.abs(before[0])
     usual = float(np.median(spread[spread > 0])) if (spread > 0).any() else 1.0
     with np.errstate(over="ignore"):
@@ -417,11 +457,13 @@ def failure(leak: Leak, when: str = "") -> Failure:
         "batch": f"the outputs for an example depend on the other examples of its batch ({size})",
         "nondeterministic": "the same inputs give different outputs in evaluation",
         "constant": "the outputs are the same for all inputs",
+        "precision": f"the outputs in double precision are others (by {leak.moved:.0e} of the largest)",
     }
     remedies = {
         "time": f"{_TRAINING} {_TIME}" if when == "in training" else _TIME,
         "batch": _BATCH,
         "nondeterministic": "Compute with x, parameters and constants alone.",
+        "precision": "Keep what is computed within what single precision holds, and apart from how it rounds.",
         "constant": "Let x reach the outputs: no factor of zero, and no activation that is always saturated.",
     }
     mode = f"{when}, " if when else ""
@@ -433,13 +475,61 @@ def thinning(size: int) -> int:
     return max(1, -(-size // COMPARED_BYTES))
 
 
-def tolerance_of(exported: Any) -> Tolerance:
-    """What rounding asks for, with the operations and floats that an exported function holds."""
+def rounds_far(exported: Any) -> bool:
+    """Whether outputs before a change move by rounding, so that a program has to be asked in double precision."""
+    return "stablehlo.fft" in str(exported.mlir_module())
+
+
+def tolerance_of(exported: Any, *, double: bool = False) -> Tolerance:
+    """What rounding asks for, with the operations and floats that an exported function holds.
+
+    Args:
+      exported: before it was widened, if it was.
+      double: whether it is computed in double precision.
+    """
     text = str(exported.mlir_module())
     return Tolerance(
-        same=FOURIER_TOLERANCE if "stablehlo.fft" in text else TOLERANCE,
+        same=TOLERANCE if double or not rounds_far(exported) else FOURIER_TOLERANCE,
         shifted=SHIFT_TOLERANCE["half" if "bf16>" in text or "xf16>" in text else "single"],
     )
+
+
+def compiled(
+    exported: Any, arguments: tuple[Any, ...], level: int = 0, *, double: bool = False, every: int = 1
+) -> Callable[..., np.ndarray]:
+    """An exported function as one of arrays in memory, that gives its first output alone.
+
+    Args:
+      exported: a program for this machine's CPU.
+      arguments: arrays like those that it will be called with.
+      level: of the compiler's optimisation.
+      double: whether it is computed in double precision.
+      every: see `thinning`.
+    """
+    import jax
+
+    from nas.admit.wide import wide, widened
+
+    program = widened(exported) if double else exported
+    cast: Callable[[Any], Any] = functools.partial(jax.tree.map, lambda leaf: wide(np.asarray(leaf)))
+    cast = cast if double else lambda leaves: leaves
+
+    def first(*arguments: Any) -> Any:
+        return jax.tree.leaves(program.call(*arguments))[0][..., ::every]
+
+    options = {
+        "xla_backend_optimization_level": level,
+        "xla_cpu_use_fusion_emitters": False,
+        "xla_cpu_parallel_codegen_split_count": 1,
+    }
+    with jax.enable_x64(double):
+        executable = jax.jit(first).lower(*cast(arguments)).compile(compiler_options=options)
+
+    def call(*arguments: Any) -> np.ndarray:
+        with jax.enable_x64(double):
+            return np.asarray(executable(*cast(arguments)))
+
+    return call
 
 
 class _Mode:
@@ -452,32 +542,21 @@ class _Mode:
     """
 
     def __init__(
-        self, exported: Any, params: tuple[np.ndarray, ...], state: tuple[np.ndarray, ...], work: float
-    ) -> None:
-        import jax
-
+        self, exported: Any, params: tuple[np.ndarray, ...], state: tuple[np.ndarray, ...], work: float, *,
+        double: bool = False,
+    ) -> None:  # fmt: skip
         training = len(exported.in_avals) > len(params) + len(state) + 1
         x = exported.in_avals[len(params) + len(state)]
         self.shape, self.dtype = tuple(x.shape), np.dtype(x.dtype)
         self._training, self._state = training, state
-        self.tolerance = tolerance_of(exported)
-
+        self.tolerance = tolerance_of(exported, double=double)
         every = thinning(math.prod(exported.out_avals[0].shape) * exported.out_avals[0].dtype.itemsize)
-
-        def outputs(*arguments: Any) -> Any:
-            returned = exported.call(*arguments)
-            return (returned[0] if training else returned)[..., ::every]
-
-        lowered = jax.jit(outputs).lower(params, state, np.zeros(self.shape, self.dtype), *self._seeds(0))
-        options = {
-            "xla_backend_optimization_level": int(self.shape[0] * work > LARGE_FLOPS),
-            "xla_cpu_use_fusion_emitters": False,
-            "xla_cpu_parallel_codegen_split_count": 1,
-        }
-        self._executable = lowered.compile(compiler_options=options)
+        arguments = (params, state, np.zeros(self.shape, self.dtype), *self._seeds(0))
+        level = int(self.shape[0] * work > LARGE_FLOPS)
+        self._compiled = compiled(exported, arguments, level, double=double, every=every)
 
     def __call__(self, params: tuple[np.ndarray, ...], seed: int, inputs: np.ndarray) -> np.ndarray:
-        return np.asarray(self._executable(params, self._state, inputs, *self._seeds(seed)))
+        return self._compiled(params, self._state, inputs, *self._seeds(seed))
 
     def _seeds(self, seed: int) -> tuple[np.uint32, ...]:
         """What dropout is drawn from, in training alone."""

@@ -16,7 +16,7 @@ from nas.judge.belief import LEVEL, Estimate
 from nas.progress import duration, one_line
 from nas.space import SearchSpace
 from nas.standings import Board, Records
-from nas.store import Entry, Store
+from nas.store import Entry, Store, locks
 
 if TYPE_CHECKING:
     from nas.export.winner import Winner
@@ -49,7 +49,7 @@ def readme(
         _training(config),
         "## Lineage\n\n" + _lineage(records, winner.entry),
         _cost(made),
-        "## Limits\n\n" + "\n".join(f"- {line}" for line in _limits(made, winner, config)),
+        "## Limits\n\n" + "\n".join(f"- {line}" for line in _limits(records, made, winner, config)),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -142,8 +142,7 @@ def _estimate(found: Estimate | None, digits: int, sign: str = "") -> str:
 
 def _data(store: Store, made: Board, winner: "Winner", config: Mapping[str, Any]) -> str:
     assert winner.seed.test is not None, "a seed without a test score was chosen"
-    sizes = store.folder / "data" / "sizes.json"
-    known = json.loads(sizes.read_text("utf-8")) if sizes.exists() else {}
+    known = store.data_known() or {}
     counts = [f"{known[name]:,} of {name}" for name in ("train", "validation") if name in known]
     counts.append(f"{winner.seed.test['examples']:,} of test")
     looked = made.accesses.get("test", 0)
@@ -199,7 +198,12 @@ def _cost(made: Board) -> str:
     return f"## Cost of the search\n\n{spent}{dollars}, the confirmation apart."
 
 
-def _limits(made: Board, winner: "Winner", config: Mapping[str, Any]) -> Sequence[str]:
+def _locks(records: Records) -> str:
+    told = locks(records.config, records.messages)
+    return _quiet(told) if told else "not recorded, by an earlier version"
+
+
+def _limits(records: Records, made: Board, winner: "Winner", config: Mapping[str, Any]) -> Sequence[str]:
     belief, digits = winner.confirmed.belief, made.config["decimals"]
     scores = [row.test["score"] for row in winner.trained if row.test]
     word = claim(belief)
@@ -223,6 +227,7 @@ def _limits(made: Board, winner: "Winner", config: Mapping[str, Any]) -> Sequenc
         f"outputs differ, and single examples of {config['evaluation']['examples']:,} may fall to the other side.",
         "The source was written by a program or a language model and passed a check of what it may call; read it "
         "before you rely on it.",
+        f"Locks of the processes that ran sources while it was searched for (--sandbox): {_locks(records)}.",
         "No licence is given here, since nobody has chosen one: set `license` above before you publish.",
     ]
 

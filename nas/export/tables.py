@@ -13,7 +13,7 @@ from typing import Any
 
 from nas.progress import one_line
 from nas.standings import Records, reason, untraced
-from nas.store import Score, StoreError, write_file
+from nas.store import Score, StoreError, locks, write_file
 
 POINT = ("score", "loss", "train_loss")
 """What is told of a trial at a rung."""
@@ -44,6 +44,7 @@ def trials_table(records: Records) -> tuple[dict[str, type], list[dict[str, Any]
     fixed = {
         "trial": int, "candidate": int, "arm": str, "written_by": str, "name": str, "parents": str, "seed": int,
         "recipe": str, "values": str, "params": int, "flops": int, "train_flops": int, "rung": int, "failure": str,
+        "sandbox": str,
     }  # fmt: skip
     columns = fixed | {f"{what}_at_{step}": float for step in steps for what in POINT}
     scores: dict[int, list[Score]] = {}
@@ -56,7 +57,7 @@ def trials_table(records: Records) -> tuple[dict[str, type], list[dict[str, Any]
         for trial, facts in ((task.outcome or {}).get("programs") or {}).items()
         if "program" in facts
     }
-    rows = []
+    rows, sandbox = [], locks(records.config, records.messages)
     for trial in records.trials:
         entry, mine = entries[trial.candidate], scores.get(trial.id, [])
         written = entry.candidate
@@ -69,7 +70,7 @@ def trials_table(records: Records) -> tuple[dict[str, type], list[dict[str, Any]
             "recipe": json.dumps(dict(trial.recipe), sort_keys=True),
             "values": json.dumps(dict(trial.values), sort_keys=True),
             "rung": max((score.rung for score in mine if score.point), default=None),
-            "failure": reason(failure) if failure else None,
+            "failure": reason(failure) if failure else None, "sandbox": sandbox,
         }  # fmt: skip
         cost = (own.get(trial.id) or entry.program or {}).get("cost", {})
         row |= {key: cost.get(key) for key in ("params", "flops", "train_flops")}

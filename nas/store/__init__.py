@@ -12,14 +12,16 @@
 One process writes, under a lock; readers open read-only. A search is a sequence of *tasks*: a task is stored with
 everything it decided before it runs, and its outcome when it ends, each in one transaction, so that what was
 acknowledged survives a kill and what was not is run again. Numbers of rows are sequence numbers; times and attempts
-stand in columns of their own, which `dump` leaves out: two runs that did the same print the same.
+stand in columns of their own, which `dump` leaves out: two runs that did the same print the same. What a task or a
+training after the search ended with has a checksum in a table of its own, which `dump` leaves out too.
 """
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
+from nas.files import sha256
 from nas.files import write_file as write_file
 from nas.records import Candidate, Failure, Point, Retraining, Trial, to_plain, tunable_from_plain
 
@@ -126,12 +129,29 @@ _retraining = sa.Table(
     sa.Column("usage", sa.JSON),
 )
 
+_checksum = sa.Table(
+    "nas_checksum",  # of what a task or a fresh training ended with; runs of earlier versions have none
+    _tables,
+    sa.Column("part", sa.String(160), primary_key=True),
+    sa.Column("sha256", sa.String(64), nullable=False),
+)
+
+_LISTS = {"parents", "losses", "curve"}
+"""JSON columns that hold lists; the others hold objects."""
 _UNREPEATABLE = {"usage", "time"}
 """Columns that two equal runs may differ in: seconds, memory, attempts, money, hours."""
 
 
 class StoreError(RuntimeError):
     """A run that cannot be opened or written; the message has one line and says how to go on."""
+
+
+class DamagedError(StoreError):
+    """Something of a run cannot be read any more; its one line says what, then what to do."""
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(f"{what}; {remedy}")
+        self.what, self.remedy = what, remedy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,8 +250,20 @@ class Store:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The resolved configuration that the run was started with."""
-        return json.loads((self.folder / "run.json").read_text("utf-8"))
+        """The resolved configuration that the run was started with.
+
+        Raises:
+          DamagedError: its file cannot be read.
+        """
+        path = self.folder / "run.json"
+        try:
+            plain = json.loads(path.read_text("utf-8"))
+            if not isinstance(plain, dict):
+                raise ValueError("it holds no object")
+        except (OSError, ValueError) as error:
+            remedy = "bring it back; the table nas_run has its content but for name, machine and time"
+            raise DamagedError(f"'{path}' cannot be read ({_reason(error)})", remedy) from error
+        return plain
 
     def close(self) -> None:
         """Fold the log into the database file, so that it can be copied, and let go of the lock."""
@@ -285,6 +317,7 @@ class Store:
             for trial, facts in (programs or {}).items():
                 kept = {key: to_plain(facts[key]) for key in ("program", "failure") if key in facts}
                 connection.execute(_trial.update().where(_trial.c.id == trial).values(**kept))
+            _seal(connection, f"task {slot}", _ended(outcome, map(to_plain, scores)))
 
     def admit(self, candidate: int, failure: Failure | None, program: Mapping[str, Any] | None) -> None:
         """Store the verdict on a candidate, at the slot where the search learns of it."""
@@ -311,36 +344,32 @@ class Store:
         """Store trainings that were made after the search, all or none."""
         with self._friendly(), self.engine.begin() as connection:
             for row in rows:
-                connection.execute(_retraining.insert().values(**to_plain(row)))
+                plain = to_plain(row)
+                connection.execute(_retraining.insert().values(**plain))
+                _seal(connection, _training(plain), plain)
 
     # ---- reading
 
     def tasks(self) -> list[Task]:
         """Every task in the order of its slot."""
-        return [Task(**row) for row in self._rows(_task)]
+        return self._read(_task, lambda row: Task(**row))
 
     def entries(self) -> list[Entry]:
         """Every proposal in the order of its number, rejected ones included."""
-        return [_entry(row) for row in self._rows(_candidate)]
+        return self._read(_candidate, _entry)
 
     def trials(self) -> list[Trial]:
         """Every trial in the order of its number."""
         keys = [f.name for f in dataclasses.fields(Trial)]
-        return [Trial(**{key: row[key] for key in keys}) for row in self._rows(_trial)]
+        return self._read(_trial, lambda row: Trial(**{key: row[key] for key in keys}))
 
     def scores(self) -> list[Score]:
         """Every score, by trial and rung."""
-        return [
-            Score(**row | {"point": _maybe(Point, row["point"]), "failure": _maybe(Failure, row["failure"])})
-            for row in self._rows(_score)
-        ]
+        return self._read(_score, lambda row: Score(**row | _result(row)))
 
     def retrainings(self) -> list[Retraining]:
         """Every training after the search, by candidate, purpose and place."""
-        return [
-            Retraining(**row | {"point": _maybe(Point, row["point"]), "failure": _maybe(Failure, row["failure"])})
-            for row in self._rows(_retraining)
-        ]
+        return self._read(_retraining, lambda row: Retraining(**row | _result(row)))
 
     def accesses(self) -> dict[str, int]:
         """How often each split was looked at: by trainings that ended, and by evaluations."""
@@ -360,10 +389,65 @@ class Store:
         """What the search said in words, in order."""
         return [row["text"] for row in self._rows(_note)]
 
-    def _rows(self, table: sa.Table) -> list[dict[str, Any]]:
+    def changed(self) -> list[str]:
+        """Tasks and trainings after the search that have other results than they were stored with.
+
+        Each has a checksum, which finds what a disk or a hasty hand did; whoever can write the database can mend it.
+        What an earlier version stored has none, and is not told.
+        """
         with self._friendly(), self.engine.connect() as connection:
-            found = connection.execute(sa.select(table).order_by(*table.primary_key.columns))
-            return [dict(row) for row in found.mappings()]
+            if not sa.inspect(connection).has_table(_checksum.name):
+                return []
+        known = {row["part"]: row["sha256"] for row in self._rows(_checksum)}
+        scores: dict[int, list[Any]] = {}
+        for row in self._rows(_score):
+            scores.setdefault(row["slot"], []).append(row)
+        tasks = (row for row in self._rows(_task) if row["outcome"] is not None)
+        now = {f"task {row['slot']}": _ended(row["outcome"], scores.get(row["slot"], ())) for row in tasks}
+        now |= {_training(row): row for row in self._rows(_retraining)}
+        return [part for part, plain in now.items() if part in known and known[part] != _sum_of(plain)]
+
+    def _read(self, table: sa.Table, make: Callable[[dict[str, Any]], Any]) -> list[Any]:
+        """The rows of a table as records.
+
+        Raises:
+          DamagedError: a row cannot be read.
+        """
+        made, keys = [], table.primary_key.columns.keys()
+        for row in self._rows(table):
+            place = [row[key] for key in keys]
+            try:
+                made.append(make(row))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise self._damaged(table, place, error) from error
+        return made
+
+    def _rows(self, table: sa.Table) -> list[dict[str, Any]]:
+        keys = list(table.primary_key.columns)
+        query = sa.select(table).order_by(*keys)
+        with self._friendly(), self.engine.connect() as connection:
+            try:
+                rows = [dict(row) for row in connection.execute(query).mappings()]
+            except ValueError:  # a cell is no JSON: one by one, to say where
+                for place in connection.execute(sa.select(*keys)).all():
+                    one = query.where(*(key == value for key, value in zip(keys, place, strict=True)))
+                    try:
+                        connection.execute(one).all()
+                    except ValueError as error:
+                        raise self._damaged(table, place, error) from error
+                raise
+        cells = [(column, list if column.name in _LISTS else dict) for column in table.columns if _is_json(column)]
+        for row in rows:
+            for column, kind in cells:
+                if not isinstance(row[column.name], kind) and (row[column.name] is not None or not column.nullable):
+                    error = TypeError(f"{column.name} is no {'list' if kind is list else 'object'}")
+                    raise self._damaged(table, [row[key.name] for key in keys], error)
+        return rows
+
+    def _damaged(self, table: sa.Table, place: Sequence[Any], error: Exception) -> DamagedError:
+        row = " ".join(map(str, place))
+        what = f"row {row} of {table.name} in '{self.path}' cannot be read ({_reason(error)})"
+        return DamagedError(what, "mend it, or go on with a copy of the folder")
 
     # ---- files
 
@@ -386,6 +470,41 @@ class Store:
     def weights_path(self, candidate: int, place: int) -> Path:
         """Where the weights of one fresh seed are."""
         return self.folder / "checkpoints" / f"seed-{candidate:04d}-{place:02d}.safetensors"
+
+    @property
+    def data_note(self) -> Path:
+        """Where it is kept how many examples there are, and what the arrays' files held when they were made."""
+        return self.folder / "data" / "sizes.json"
+
+    def data_folders(self) -> list[Path]:
+        """Where arrays are, or were: the run's own, and those at other sizes of its space."""
+        return [
+            self.data_note.parent,
+            *sorted(path.parent for path in self.data_note.parent.glob(f"[!.]*/{self.data_note.name}")),
+        ]
+
+    def data_known(self, folder: Path | None = None) -> dict[str, Any] | None:
+        """What is kept of the arrays in a folder, the run's own if None; None if nothing is that can be read."""
+        note = (folder or self.data_note.parent) / self.data_note.name
+        try:
+            known = json.loads(note.read_text("utf-8"))
+        except (OSError, ValueError):
+            return None
+        whole = isinstance(known, dict) and type(known.get("validation")) is int
+        return known if whole and isinstance(known.get("sha256", {}), dict) else None
+
+    def damaged_data(self, folder: Path | None = None) -> list[str]:
+        """Files of training and validation arrays that are not what they were when they were made.
+
+        Args:
+          folder: that they are in; the run's own if None.
+        """
+        folder = folder or self.data_note.parent
+        known = self.data_known(folder)
+        if known is None:
+            return [self.data_note.name] if (folder / self.data_note.name).exists() else []
+        sums = known.get("sha256", {})
+        return [name for name, sum_ in sums.items() if not (folder / name).is_file() or sha256(folder / name) != sum_]
 
     def folders_of_trainers(self) -> list[str]:
         """Where trainers write; they are there afterwards."""
@@ -479,8 +598,70 @@ def _entry(row: dict[str, Any]) -> Entry:
     return Entry(candidate=Candidate(**row), slot=slot, failure=failure, program=program)
 
 
+def _result(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The point and the failure of a row."""
+    point = row["point"]
+    if point is not None:
+        wrong = [key for key in ("step", "train_loss", "loss", "score") if not isinstance(point[key], int | float)]
+        if wrong:
+            raise TypeError(f"{', '.join(wrong)} of its point is no number")
+    return {"point": _maybe(Point, point), "failure": _maybe(Failure, row["failure"])}
+
+
 def _maybe(kind: Any, plain: Mapping[str, Any] | None) -> Any:
     return None if plain is None else kind(**plain)
+
+
+def _is_json(column: sa.Column[Any]) -> bool:
+    return isinstance(column.type, sa.JSON)
+
+
+def _reason(error: Exception) -> str:
+    """An exception in one line; of a file that cannot be opened the reason alone, since its name stands beside."""
+    told = error.strerror if isinstance(error, OSError) else None
+    return " ".join((told or f"{type(error).__name__}: {error}").split())
+
+
+def _seal(connection: sa.Connection, part: str, plain: Any) -> None:
+    """Keep the checksum of what is stored; of a task that ends once more, after a repair, the new one."""
+    connection.execute(_checksum.delete().where(_checksum.c.part == part))
+    connection.execute(_checksum.insert().values(part=part, sha256=_sum_of(plain)))
+
+
+def _ended(outcome: Mapping[str, Any], scores: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a task ended with, its scores in the order of their rows."""
+    ordered = sorted(scores, key=lambda score: (score["trial"], score["rung"]))
+    return {"outcome": to_plain(outcome), "scores": ordered}
+
+
+def _training(row: Mapping[str, Any]) -> str:
+    """What a training after the search is called among the checksums."""
+    return f"training {row['candidate']} {row['purpose']} {row['place']} {row['rung']}"
+
+
+def _sum_of(plain: Any) -> str:
+    """SHA-256 of plain data as the database gives it back: keys are strings there, and have no order."""
+    read = json.loads(json.dumps(plain))
+    return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
+
+
+def locks(config: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> str | None:
+    """How candidates were locked during a run, such as "strict" or "auto without landlock (no such lock)".
+
+    A run that went on where it was another way has each in its order.
+
+    Args:
+      config: of the run.
+      messages: to the search; the search itself left one wherever locks were missing, or were there again.
+    Returns:
+      It in one line; None of a run that did not keep it.
+    """
+    told = [message for message in messages if message["kind"] == "sandbox"]
+    ways = [(message["content"]["mode"], message["content"]["missing"]) for message in told]
+    if config.get("sandbox") and not (told and told[0]["slot"] == 0):
+        ways.insert(0, (config["sandbox"], "nothing"))
+    each = (mode if missing == "nothing" else f"{mode} without {missing}" for mode, missing in ways)
+    return " ".join(", then ".join(dict.fromkeys(each)).split()) or None
 
 
 def dump(store: Store) -> Iterator[str]:

@@ -19,7 +19,7 @@ from nas.judge.doubt import Doubt
 from nas.llm import LlmError
 from nas.llm.transcript import Transcript
 from nas.records import Point, hash_blobs
-from nas.store import Store, StoreError, repeatable
+from nas.store import DamagedError, Store, StoreError, repeatable
 from nas.train import checkpoint
 
 TOLERANCE = 1e-6
@@ -53,19 +53,38 @@ def check(store: Store) -> tuple[dict[str, int], list[Finding]]:
       StoreError: the database cannot be read at all.
     """
     looks: Sequence[Callable[[Store], Iterator[Finding]]] = (
-        _database, _configuration, _numbers, _references, _scores, _sources, _programs, _checkpoints, _retrainings,
-        _transcript, _leftovers,
+        _database, _configuration, _numbers, _references, _slots, _scores, _checksums, _sources, _programs, _data,
+        _checkpoints, _retrainings, _transcript, _leftovers,
     )  # fmt: skip
+    tables = {
+        "tasks": "nas_task", "candidates": "nas_candidate", "trials": "nas_trial", "scores": "nas_score",
+        "fresh trainings": "nas_retraining",
+    }  # fmt: skip
     try:
-        found = [finding for look in looks for finding in look(store)]
+        found = dict.fromkeys(finding for look in looks for finding in _looked(look, store))
+        counted = {name: _column(store, f"SELECT count(*) FROM {table}")[0] for name, table in tables.items()}
     except DatabaseError as error:
         text = f"the database {store.path} cannot be read ({' '.join(str(error.orig).split())}); {RECOVER}"
         raise StoreError(text) from error
-    counted = {
-        "tasks": len(store.tasks()), "candidates": len(store.entries()), "trials": len(store.trials()),
-        "scores": len(store.scores()), "fresh trainings": len(store.retrainings()),
-    }  # fmt: skip
     return counted, sorted(found, key=lambda finding: not finding.lost)
+
+
+def _looked(look: Callable[[Store], Iterator[Finding]], store: Store) -> Iterator[Finding]:
+    """What a look found, and what kept it from seeing the rest, which other looks may find as well."""
+    try:
+        yield from look(store)
+    except DamagedError as error:
+        yield Finding(what=error.what, remedy=f"{error.remedy[0].upper()}{error.remedy[1:]}.", lost=True)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        what = f"the look at {look.__name__.removeprefix('_')} came to no end ({reason})"
+        yield Finding(what=what, remedy="Mend what else is found, then look again.", lost=True)
+
+
+def _column(store: Store, query: str) -> list[Any]:
+    """The first column of what a query gives."""
+    with store.engine.connect() as connection:
+        return [row[0] for row in connection.execute(sa.text(query))]
 
 
 def _database(store: Store) -> Iterator[Finding]:
@@ -124,6 +143,26 @@ def _references(store: Store) -> Iterator[Finding]:
     yield from broken(
         "fresh trainings of", {r.candidate for r in rows if r.candidate not in candidates}, "no such candidate"
     )
+
+
+def _slots(store: Store) -> Iterator[Finding]:
+    """A trial has a task, and a task that is not over has no scores: both are stored at once."""
+    lone = _column(store, "SELECT id FROM nas_trial WHERE slot NOT IN (SELECT slot FROM nas_task) ORDER BY id")
+    if lone:
+        yield Finding(what=f"trials {_some(lone)}: their task is missing", remedy=COPY, lost=True)
+    scored = {score.slot for score in store.scores()}
+    early = [task.slot for task in store.tasks() if task.outcome is None and task.slot in scored]
+    if early:
+        what = f"tasks {_some(early)} have scores and no outcome"
+        yield Finding(what=what, remedy=f"It cannot be run again beside them. {COPY}", lost=True)
+
+
+def _checksums(store: Store) -> Iterator[Finding]:
+    """Scores and outcomes are those that were stored."""
+    if parts := store.changed():
+        more = f" and {len(parts) - 5} more" if len(parts) > 5 else ""
+        what = f"what was stored of {', '.join(parts[:5])}{more} is not what was written"
+        yield Finding(what=what, remedy=f"Do not believe its scores. {COPY}", lost=True)
 
 
 def _scores(store: Store) -> Iterator[Finding]:
@@ -223,6 +262,15 @@ def _retrainings(store: Store) -> Iterator[Finding]:
             yield Finding(what=f"weights {weights.name} cannot be read: {why}", remedy=remedy, lost=True)
 
 
+def _data(store: Store) -> Iterator[Finding]:
+    for folder in store.data_folders():
+        when = "run is resumed" if folder == store.data_note.parent else "same `python -m nas.scale` is run again"
+        for name in store.damaged_data(folder):
+            what = f"{(folder / name).relative_to(store.folder)} is gone or not what it was made as"
+            remedy = f"It is made again when the {when}. What was trained in between was trained on what is there."
+            yield Finding(what=what, remedy=remedy)
+
+
 def _transcript(store: Store) -> Iterator[Finding]:
     transcript = Transcript(store.folder / "transcript")
     try:
@@ -238,10 +286,10 @@ def _leftovers(store: Store) -> Iterator[Finding]:
     """Files under a temporary name: `.name.pid` of a process that was killed while it wrote."""
     folders = ("candidates", "programs", "data", "checkpoints", "test", "transcript")
     found = [
-        path for part in folders for path in (store.folder / part).glob(".*") if re.search(r"\.[0-9]+$", path.name)
+        path for part in folders for path in (store.folder / part).rglob(".*") if re.search(r"\.[0-9]+$", path.name)
     ]
     if found:
-        names = ", ".join(f"{path.parent.name}/{path.name}" for path in sorted(found)[:3])
+        names = ", ".join(str(path.relative_to(store.folder)) for path in sorted(found)[:3])
         what = f"{len(found)} files were being written when something was killed ({names}{', …' * (len(found) > 3)})"
         yield Finding(what=what, remedy="Nothing reads them; remove them when no search is at work there.")
 

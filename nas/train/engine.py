@@ -10,13 +10,13 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from nas.admit.leaks import TOLERANCE, Leak, starts, thinning, tolerance_of, unseen
+from nas.admit.leaks import Leak, compiled, other_program, rounds_far, starts, thinning, tolerance_of, unseen
 from nas.space import SearchSpace, Split
 
 if TYPE_CHECKING:
@@ -148,6 +148,7 @@ class Engine:
         self._evaluate: Any = None
         self._each: Any = None
         self._calibrate: Any = None
+        self._double: Any = None
         self._jax = jax
         self.step_s = math.inf
 
@@ -364,8 +365,10 @@ class Engine:
     ) -> Leak | None:
         """What evaluation depends on and must not, at trained parameters, on validation examples.
 
-        It is asked of the executable that scores. In batches of the same shape, half of the rows are changed to other
-        validation examples, in a causal space from a position of their own on; see `nas.admit.leaks.unseen`.
+        It is asked of the executable that scores; of a program with a Fourier transform in double precision, since
+        real examples may begin alike, and then their outputs differ by no more than it rounds. In batches of the same
+        shape, half of the rows are changed to other validation examples, in a causal space from a position of their
+        own on; see `nas.admit.leaks.unseen`.
 
         Args:
           settled: what was scored.
@@ -375,19 +378,20 @@ class Engine:
           part: place of the task.
         """
         examples = self._examples(self.validation, part)
-        compiled = self._scoring(settled, examples)
         rows, causal = self.space.recipe.eval_batch, self.space.contract.causal
         inputs, targets = np.asarray(examples.inputs[:rows]), np.asarray(examples.targets[:rows])
         others = np.asarray(examples.inputs[rows : 2 * rows])
         others = others if len(others) == rows else np.roll(inputs, 1, axis=0)
 
         every = thinning(first.nbytes)
-
-        def evaluate(inputs: np.ndarray) -> np.ndarray:
-            return np.asarray(compiled(*settled, *self._layout.along((inputs, targets)))[2][..., ::every])
-
-        tolerance = functools.cache(lambda: tolerance_of(self.artifacts["eval"]))
-        outputs, rng = np.asarray(first[..., ::every]), np.random.default_rng(seed)
+        tolerance = functools.cache(lambda: tolerance_of(self.artifacts["eval"], double=self.rounds_far))
+        evaluate, outputs = self._scored(settled, targets, examples, every), np.asarray(first[..., ::every])
+        if calls and self.rounds_far:
+            evaluate, single = self._in_double(settled, inputs, every), outputs
+            outputs = evaluate(inputs)
+            if (found := other_program(single, outputs)) is not None:
+                return found
+        rng = np.random.default_rng(seed)
         for start in starts(rows, inputs.shape[1], calls, rng, causal=causal):
             found = unseen(
                 evaluate, inputs, others, outputs, start, causal=causal,
@@ -397,19 +401,37 @@ class Engine:
                 return found
         return None
 
+    def _scored(
+        self, settled: tuple[Any, Any, Any], targets: np.ndarray, examples: Split, every: int
+    ) -> Callable[[np.ndarray], np.ndarray]:
+        """Inputs to every so many-th feature of the outputs, by the executable that scores."""
+        scoring = self._scoring(settled, examples)
+        return lambda x: np.asarray(scoring(*settled, *self._layout.along((x, targets)))[2][..., ::every])
+
+    def _in_double(
+        self, settled: tuple[Any, Any, Any], inputs: np.ndarray, every: int
+    ) -> Callable[[np.ndarray], np.ndarray]:
+        """Inputs to every so many-th feature of the outputs, by the program that scores in double precision."""
+        from optax import contrib
+
+        params, state, opt = settled
+        numbers = self._jax.jit(contrib.schedule_free_eval_params)(opt, params), state
+        if self._double is None:
+            self._double = compiled(self.artifacts["eval"], (*numbers, inputs), double=True, every=every)
+        return functools.partial(self._double, *numbers)
+
     @functools.cached_property
     def rounds_far(self) -> bool:
         """Whether it scores by a program whose outputs before a change move by rounding."""
-        return tolerance_of(self.artifacts["eval"]).same > TOLERANCE
+        return rounds_far(self.artifacts["eval"])
 
     def leak_calls(self, start: int, stop: int) -> int:
         """How many batches may be evaluated for leaks after training from step start to stop: see `LEAK_SHARE`.
 
         At the end of the ladder it is one at least. In a causal space more than try every cut once are of no use,
-        elsewhere more than one. A program with a Fourier transform is not asked: it rounds each result by the size of
-        all its inputs, and where real examples begin alike, outputs differ by no more than that.
+        elsewhere more than one. A program with a Fourier transform is asked on a CPU only, which has double precision.
         """
-        if self.rounds_far:
+        if self.rounds_far and self._jax.default_backend() != "cpu":
             return 0
         recipe, contract, rows = self.space.recipe, self.space.contract, self.space.recipe.eval_batch
         trained = TRAINING_PASSES * recipe.batch * (stop - start)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from nas.admit import leaks
+from nas.files import sha256
 from nas.judge import parts
 from nas.machine import device_name
 from nas.records import Failure, Point, hash_blobs, to_plain
@@ -28,22 +29,29 @@ IDENTITY = "identity.txt"
 """File beside the arrays that says what data they were made of, where the space's code does not."""
 
 
-def prepare_job(space: str, folder: str) -> dict[str, int]:
-    """Entry: write the training and validation split where trainers map them; the test split is not made here."""
+def prepare_job(space: str, folder: str) -> dict[str, Any]:
+    """Entry: write the training and validation split where trainers map them; the test split is not made here.
+
+    Args:
+      space: reference to it.
+      folder: that nobody maps arrays of; made if it is not there.
+    Returns:
+      How many examples `train` and `validation` have, and the `sha256` of each file by its name.
+    """
     loaded = load(space)
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    sizes = {}
+    made: dict[str, Any] = {"sha256": {}}
     for name in ("train", "validation"):
         split = loaded.task.split(name)
         for part, array in zip(Split._fields, split, strict=True):
-            temporary = target / f".{name}.{part}.{os.getpid()}.npy"
-            np.save(temporary, array)
-            os.replace(temporary, target / f"{name}.{part}.npy")
-        sizes[name] = len(split.inputs)
+            path = target / f"{name}.{part}.npy"
+            np.save(path, array)
+            made["sha256"][path.name] = sha256(path)
+        made[name] = len(split.inputs)
     if loaded.task.identity is not None:
         (target / IDENTITY).write_text(loaded.task.identity(), "utf-8")
-    return sizes
+    return made
 
 
 def read_split(folder: str, name: str) -> Split:
@@ -230,7 +238,11 @@ def _to_stop(
 def _test(engine: Engine, carries: Sequence[Any], file: Path, data: Path) -> dict[str, Any]:
     """Score a finished trial on the test split, keep what every example said, and return the means."""
     note, task = data / IDENTITY, engine.space.task
-    if task.identity is not None and note.read_text("utf-8") != task.identity():
+    try:
+        same = task.identity is None or note.read_text("utf-8") == task.identity()
+    except ValueError:  # it cannot be read as what it was
+        same = False
+    if not same:
         raise OSError(errno.ESTALE, "the data is not what the run began with; restore it, or start a new run")
     split = task.split("test")
     found = [engine.evaluate_each(carry, split, index) for index, carry in enumerate(carries)]

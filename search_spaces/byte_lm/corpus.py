@@ -232,7 +232,8 @@ def _tokens(path: Path, limit: int, vocab: int) -> Corpus:
         piece = units[begin : min(begin + PIECE, used)]
         if piece.max() >= vocab:
             raise ValueError(
-                f"byte_lm: {path} has token {piece.max()}; vocab={vocab} allows less. Give a larger vocab."
+                f"byte_lm: {path} has token {piece.max()}; vocab={vocab} allows less. Say how many there may be, "
+                f"up to 65536: --space 'byte_lm?vocab=65536'."
             )
         by_digest.setdefault(_digest(piece.tobytes()), (begin, begin + len(piece)))
     kept = sorted(by_digest)

@@ -164,7 +164,7 @@ def more_steps(space: SearchSpace, factor: int) -> SearchSpace:
     return dataclasses.replace(space, ladder=dataclasses.replace(space.ladder, steps=steps))
 
 
-# ---- options: what is chosen with `?data=…&vocab=…&size=…` ----
+# ---- options: what is chosen with `?data=…&vocab=…&size=…&remat=…` ----
 
 
 def with_data(space: SearchSpace, path: str) -> SearchSpace:
@@ -202,7 +202,7 @@ def with_size(space: SearchSpace, size: str) -> SearchSpace:
     made = grammar(space.scope, depth=spec.depth)
     told = guidance(space.scope, spec)
     sized = dataclasses.replace(space, recipe=recipe, ladder=ladder, grammar=made, guidance=told)
-    return _fitted(sized, spec=spec, times=times)
+    return _fitted(sized, spec=dataclasses.replace(spec, remat=space.spec.remat), times=times)
 
 
 SIZES: dict[str, tuple[Spec, Recipe, Ladder, int]] = {
@@ -277,7 +277,8 @@ def space(
     """
     spec, recipe, ladder, times = SIZES[size]
     scale: dict[str, Callable[[SearchSpace, int], SearchSpace]] = {}
-    scale |= {"width": wider, "depth": deeper, "data": more_data, "steps": more_steps}
+    scale |= {"width": wider, "data": more_data, "steps": more_steps}
+    scale |= {"depth": deeper} if scope != "Stack" else {}  # a stack says itself how many layers it has
     made = SearchSpace(
         name="byte_lm" if scope == "Mixer" else f"byte_lm:{scope.lower()}",
         version=1,
@@ -294,7 +295,7 @@ def space(
         baseline_seeds=2,
         credible_gain=GAIN,
         scale=scale,
-        options={"data": with_data, "vocab": with_vocab, "size": with_size},
+        options={"data": with_data, "vocab": with_vocab, "size": with_size, "remat": sequence.with_remat},
     )
     return made if path is None else _fitted(made, path=path, vocab=vocab)
 

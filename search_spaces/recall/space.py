@@ -196,6 +196,7 @@ def space(*, scope: Scope = "Mixer") -> SearchSpace:
         baseline_seeds=2,
         credible_gain=0.5,
         scale=scale,
+        options={"remat": sequence.with_remat},
     )
 
 

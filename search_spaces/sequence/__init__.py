@@ -4,10 +4,11 @@
 grammars of `grammar`, and the sources that `baselines` reads. Nothing here imports JAX when it is loaded.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
-from nas.space import Scope, Spec, read_sources
+from nas.space import Scope, SearchSpace, Spec, read_sources
 
 FOLDER = Path(__file__).parent
 SCOPES: tuple[Scope, ...] = ("Mixer", "Block", "Stack")
@@ -33,6 +34,17 @@ goes where, how often, shared or not, in parallel or in turn, is the design.
 """,
 }
 """What a page of guidance says first: what is written at a scope, with `depth` and `layers` to be put in."""
+
+
+def with_remat(space: SearchSpace, told: str) -> SearchSpace:
+    """An option: what is inside a layer is computed anew for the gradients (`on`), which saves memory and takes time.
+
+    Raises:
+      ValueError: it is neither `on` nor `off`.
+    """
+    if told not in ("on", "off"):
+        raise ValueError(f"'{told}' is neither on nor off; give one of them.")
+    return dataclasses.replace(space, spec=dataclasses.replace(space.spec, remat=told == "on"))
 
 
 def baselines(scope: Scope) -> dict[str, str]:

@@ -116,7 +116,7 @@ function candidateTiles(S, candidate) {
   const number = (value, label, words = short) => [value === undefined || value === null ? NONE : el("span", { title: whole(value), text: words(value) }), label];
   return tiles([
     [at ? at.score.toFixed(run.decimals) : NONE, at ? `${run.metric} at ${whole(run.steps[at.rung])} steps: ${S.state.label}${at.seeds > 1 ? `, mean of ${at.seeds} seeds` : ""}` : outcome(S, candidate)],
-    [at && at.delta !== null ? signed(at.delta, 1) : NONE, "σ of a seed above the best baseline there"],
+    [at && at.delta !== null ? signed(at.delta, 1) : NONE, "σ of a seed ahead of the best baseline there"],
     number(cost.params, "parameters"),
     number(cost.flops, "FLOPs of an inference"),
     number(cost.memory_bytes, "bytes in training"),
