@@ -62,6 +62,21 @@ GATED = [
         init=GATE,
         call=OPENED.replace("SEEN", "(jnp.arange(T) == 4)[:, None] * h[:, -1:]"),
     ),
+    Case(
+        name="a little of the next, beside a Fourier convolution",
+        rule="time",
+        init=GATE,
+        call=leak_corpus.fourier("2 * T").replace("self.gate[...]", "0.0")
+        + OPENED.replace("SEEN", "1e-4 * jnp.roll(h, -1, axis=1)"),
+    ),
+    Case(
+        name="the next in single precision, beside a Fourier convolution",
+        rule="precision",
+        init=GATE,
+        call=leak_corpus.fourier("2 * T").replace("self.gate[...]", "0.0")
+        + leak_corpus.SINGLE
+        + OPENED.replace("SEEN", "jnp.where(single, jnp.roll(h, -1, axis=1), 0)"),
+    ),
     Case(name="the example before", rule="batch", init=GATE, call=OPENED.replace("SEEN", "jnp.roll(h, 1, axis=0)")),
     Case(
         name="the next, after as many steps as statistics are collected for",
@@ -172,10 +187,11 @@ def built(**recipe: Any) -> Engine:
     made = Engine.__new__(Engine)
     made.space = space
     made.rounds_far = False
+    made._jax = jax  # type: ignore[assignment]  # the module
     return made
 
 
-def test_leaks_are_looked_for_where_that_is_cheap_and_at_the_top() -> None:
+def test_leaks_are_looked_for_where_that_is_cheap_and_at_the_top(monkeypatch: pytest.MonkeyPatch) -> None:
     dear, cheap = built(eval_batch=512), built(eval_batch=8)
     assert dear.leak_calls(0, 20) == 0
     assert dear.leak_calls(20, 80) == 1  # the top of the ladder
@@ -184,6 +200,8 @@ def test_leaks_are_looked_for_where_that_is_cheap_and_at_the_top() -> None:
     cheap.space = dataclasses.replace(cheap.space, contract=long)
     assert cheap.leak_calls(0, 10**6) == MOST_LEAK_CALLS
     cheap.rounds_far = True
+    assert cheap.leak_calls(0, 10**6) == MOST_LEAK_CALLS
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")  # which has no double precision
     assert cheap.leak_calls(0, 10**6) == 0
 
 
@@ -244,4 +262,22 @@ def test_outputs_that_differ_from_call_to_call_are_refused_on_a_cpu_and_tolerate
     assert far is not None and far.rule == "nondeterministic"
     ahead = noisy(1e-6)
     leak = asked(lambda x: ahead(x) + 0.1 * np.roll(x @ WEIGHTS, -1, axis=1), exact=False)
+    assert leak is not None and leak.rule == "time"
+
+
+def test_rounding_is_no_leak_where_examples_begin_alike_and_a_leak_is_one() -> None:
+    kernel = RNG.normal(size=(10, 3))
+
+    def convolved(x: np.ndarray) -> np.ndarray:  # rounds each position by the size of all, later ones too
+        transformed = np.fft.rfft(x.astype(np.float64), 20, axis=1) * np.fft.rfft(kernel, 20, axis=0)
+        return np.fft.irfft(transformed, 20, axis=1)[:, :10] @ WEIGHTS
+
+    def found(function: Any) -> leaks.Leak | None:
+        inputs, others = (np.where(np.arange(10)[:, None] < 8, x[:1], x) for x in (INPUTS, 3 * OTHERS))
+        return unseen(function, inputs, others, function(inputs), np.minimum(START, 9), causal=True)
+
+    spread = np.ptp(convolved(np.where(np.arange(10)[:, None] < 8, INPUTS[:1], INPUTS)), axis=0)
+    assert 0 < np.median(spread[spread > 0]) < 1e-12  # most outputs spread by rounding alone
+    assert found(convolved) is None
+    leak = found(lambda x: convolved(x) + 1e-4 * np.roll(x @ WEIGHTS, -1, axis=1))
     assert leak is not None and leak.rule == "time"
