@@ -15,6 +15,14 @@ def write_file(path: Path, content: bytes) -> None:
     os.replace(temporary, path)
 
 
+def spreadsheet(text: str) -> str:
+    """Text as a cell of a spreadsheet: what would be taken for a formula gets an apostrophe.
+
+    Source: OWASP, CSV injection; the full-width signs are formulas in spreadsheets of East Asian locales.
+    """
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")) else text
+
+
 def sha256(path: Path) -> str:
     """A file's SHA-256 in hexadecimal digits."""
     with open(path, "rb") as file:

@@ -4,6 +4,7 @@ A flow decides nothing that the search could decide: it depends on its own task 
 and on any machine. Numbers, seeds and names of files are given to it.
 """
 
+import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -40,6 +41,8 @@ PRELOAD = (
 Asking = Generator[Sequence[Job | Request], Sequence[Event], T]
 """A flow that also asks a model: a request's event holds an `Answer`."""
 
+_OF_FILES = re.compile(r"SpaceError: |\w+: \[Errno \d+\] ")
+"""How the errors of a trainer begin that are no candidate's: of its files, and of the space's data."""
 TRAIN_TIMEOUT_S = 3600.0
 UNANSWERED = ("error", "timeout", "memory", "lost", "cancelled")
 """Rules of the failure of a training that brought no answer, as events are called."""
@@ -331,7 +334,7 @@ def without_answer(event: Event) -> Failure | None:
     """
     if event.kind == "done":
         return None
-    if event.kind == "error" and ("[Errno" in event.error or event.error.startswith("SpaceError")):
+    if event.kind == "error" and _OF_FILES.match(event.error):
         raise StoreError(f"a trainer could not use its files ({event.error}); see to it, then --resume")
     blame = "candidate" if event.kind in ("error", "timeout", "memory") else "machine"
     text = f"training ended with {event.kind}: {event.error[:300] or 'no further word'}"

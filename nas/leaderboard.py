@@ -29,6 +29,7 @@ from rich.text import Text
 
 from nas import confirmed, control, spending
 from nas.dossier import write_candidate
+from nas.files import spreadsheet
 from nas.improvements import write_improvements
 from nas.judge import proxy
 from nas.judge.proxy import Proxy
@@ -442,7 +443,7 @@ def _csv_cell(value: Any, digits: int | None) -> Any:
     if isinstance(value, list):
         return " ".join(map(str, value))
     if isinstance(value, str):
-        return f"'{value}" if value[:1] in ("=", "+", "-", "@") else value
+        return spreadsheet(value)
     return value if value is None or digits is None else f"{value:.{digits}f}"
 
 

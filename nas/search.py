@@ -129,7 +129,15 @@ def _run(parsed: argparse.Namespace, arguments: Sequence[str] | None, client: An
         made.set_defaults(devices_per_trial=replayed[1].get("devices", 1))
         parsed = made.parse_args(arguments)
     _check(parsed)
-    store = Store(parsed.resume, write=True) if parsed.resume else None
+    if not parsed.resume:
+        return _search(parsed, None, replayed, client)
+    with contextlib.closing(Store(parsed.resume, write=True)) as store:
+        return _search(parsed, store, replayed, client)
+
+
+def _search(
+    parsed: argparse.Namespace, store: Store | None, replayed: tuple[Path, dict[str, Any]] | None, client: Any
+) -> int:
     options = {name: text for name in ("data", "size") if (text := getattr(parsed, name)) is not None}
     reference = store.config["space"] if store else canonical(with_options(parsed.space, options))
     space = load(reference)
@@ -152,7 +160,6 @@ def _run(parsed: argparse.Namespace, arguments: Sequence[str] | None, client: An
             settings, change = asking.resumed(parsed, store, client)
             asked = asking.make_sure(settings)
         except LlmError as error:
-            store.close()
             raise LlmError(f"{error}; --proposer evolution goes on without it") from error
         if change is not None:
             store.hear(max((task.slot for task in store.tasks()), default=-1) + 1, to_plain(change))

@@ -24,8 +24,9 @@ import numpy as np
 import pytest
 
 from benchmarks.kill import KINDS, Process, processes
-from nas.execute import Job
+from nas.execute import Event, Job
 from nas.execute.local import LocalExecutor
+from nas.flows import without_answer
 from nas.judge.tuner import Tuner
 from nas.propose import mixture
 from nas.search import main
@@ -382,6 +383,26 @@ def test_folder_that_becomes_read_only_stops_the_search_or_is_not_needed(
 
 
 # ---- files that cannot be read
+
+
+@pytest.mark.parametrize(
+    ("error", "files"),
+    [
+        ("OSError: [Errno 28] No space left on device", True),
+        ("PermissionError: [Errno 13] Permission denied: 'data/train.inputs.npy'", True),
+        ("SpaceError: the text has changed", True),
+        ("ValueError: a custom call named '[Errno 28] SpaceError: '", False),
+        ("XlaRuntimeError: INTERNAL: OSError: [Errno 28] said the program", False),
+    ],
+)
+def test_error_of_files_stops_the_search_and_its_words_in_a_program_do_not(error: str, files: bool) -> None:
+    event = Event(job_id="a", kind="error", error=error)
+    if files:
+        with pytest.raises(StoreError, match="see to it, then --resume"):
+            without_answer(event)
+    else:
+        failure = without_answer(event)
+        assert failure is not None and failure.blame == "candidate"
 
 
 def cut_short(path: Path) -> None:

@@ -25,6 +25,7 @@ from nas.export.card import _locks
 from nas.export.events import crc32c, record, write_events
 from nas.export.source import evaluate, network, score
 from nas.export.tables import trials_table, write_trials
+from nas.files import spreadsheet
 from nas.records import Real, Value
 from nas.search import main as search
 from nas.space import SearchSpace, load
@@ -307,6 +308,12 @@ def test_table_has_every_trial_with_its_scores_by_rung(run: Path, capsys: pytest
     assert rows[0]["name"] == "'=1+1" and rows[2]["failure"] == "train/diverged" and rows[2]["parents"] == "1"
     assert json.loads(rows[0]["recipe"]) == {"lr": 0.02, "wd": 0.001}
     assert rows[0]["params"] == "700" and rows[0]["rung"] == "1"
+
+
+@pytest.mark.parametrize("text", ["=1", "+1", "-1", "@SUM(1)", "\t=1", "\r=1", "＝1", "＋1", "－1", "＠1"])
+def test_cells_are_no_formulas(text: str) -> None:
+    assert spreadsheet(text) == "'" + text
+    assert spreadsheet("1 " + text) == "1 " + text
 
 
 def test_table_and_card_say_how_candidates_were_locked(run: Path) -> None:

@@ -5,8 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import leak_corpus
 import numpy as np
+import optax
 import pytest
 from leak_corpus import Case
 
@@ -279,3 +282,33 @@ def test_flow_of_admission_ends_with_the_leak() -> None:
         refused = drive(executor, admit(reference, clean.replace("CAUSAL", "SAME"), {}, tag="leaky"))
     assert isinstance(refused, Failure)
     assert (refused.stage, refused.rule) == ("leak", "time")
+
+
+@pytest.mark.parametrize(("share", "worth"), [(1e-7, False), (1e-1, True)])
+def test_negligible_leak_is_worth_less_than_a_millionth_of_a_nat(share: float, worth: bool) -> None:
+    """Trained for the next token with a leak of this size, and with as much noise in its place, in double precision."""
+    rng = np.random.default_rng(0)
+    ids = rng.integers(8, size=(64, 13))
+
+    def final_loss(leaking: bool) -> float:
+        def loss(weights: tuple[jax.Array, ...], tokens: jax.Array) -> jax.Array:
+            embedding, head = weights
+            h = embedding[tokens[:, :-1]]
+            ahead = embedding[tokens[:, 1:]] if leaking else jnp.roll(h, 1, axis=0)  # of another example
+            logits = (h + share * ahead) @ head
+            return -jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[:, 1:, None], axis=-1).mean()
+
+        weights = tuple(jnp.asarray(np.random.default_rng(s).normal(size=(8, 8))) for s in (1, 2))
+        optimiser = optax.adam(0.03)
+
+        def step(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], None]:
+            weights, state = carry
+            updates, state = optimiser.update(jax.grad(loss)(weights, ids), state)
+            return (optax.apply_updates(weights, updates), state), None
+
+        (weights, _), _ = jax.lax.scan(step, (weights, optimiser.init(weights)), length=1000)
+        return float(loss(weights, ids))
+
+    with jax.enable_x64(True):
+        gain = final_loss(False) - final_loss(True)
+    assert (gain > 1e-2) if worth else (abs(gain) < 1e-6)

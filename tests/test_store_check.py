@@ -148,6 +148,11 @@ def reconfigure(run: Path) -> None:
     (run / "run.json").write_text(json.dumps(config | {"seed": 99}))
 
 
+def forget(run: Path) -> None:
+    config = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({key: config[key] for key in ("name", "created", "machine")}))
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], None], str, bool]] = {
     "a candidate gone": (execute("DELETE FROM nas_candidate WHERE id = 2"), "candidates 2 are missing", True),
     "a trial gone": (execute("DELETE FROM nas_trial WHERE id = 1"), "trials 1 are missing", True),
@@ -167,6 +172,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str, bool]] = {
     "test scores gone": (remove(first("test/*.npz")), "not what was scored", True),
     "another test score": (edit("nas_retraining", "test", '"score": 0.', '"score": 1.'), "not what was scored", True),
     "run.json cut": (cut(first("run.json")), "run.json' cannot be read", True),
+    "run.json without its keys": (forget, "run.json' cannot be read (it lacks batch, budget, ", True),
     "parents that are no JSON": (edit("nas_candidate", "parents", "]", ""), "row 1 of nas_candidate", True),
     "parents that are no list": (execute("UPDATE nas_candidate SET parents = '{}' WHERE id = 2"), "no list", True),
     "a point that is no JSON": (execute("UPDATE nas_score SET point = '{\"st' WHERE trial = 1"), "row 1 0 of", True),
@@ -202,7 +208,14 @@ def test_damage_is_found_and_says_what_to_do(run: Path, name: str, capsys: pytes
 
 
 @pytest.mark.parametrize(
-    "name", ["run.json cut", "parents that are no JSON", "an empty point", "a point that is no JSON"]
+    "name",
+    [
+        "run.json cut",
+        "run.json without its keys",
+        "parents that are no JSON",
+        "an empty point",
+        "a point that is no JSON",
+    ],
 )
 def test_damage_ends_what_reads_it_with_one_line(run: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     DAMAGES[name][0](run)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nas.files import spreadsheet
 from nas.progress import one_line
 from nas.standings import Records, reason, untraced
 from nas.store import Score, StoreError, locks, write_file
@@ -90,8 +91,7 @@ def _csv(columns: dict[str, type], rows: Sequence[dict[str, Any]]) -> bytes:
 
 
 def _cell(value: Any) -> Any:
-    """Text that a spreadsheet would take for a formula gets an apostrophe."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") else value
+    return spreadsheet(value) if isinstance(value, str) else value
 
 
 def _parquet(columns: dict[str, type], rows: Sequence[dict[str, Any]]) -> bytes:
