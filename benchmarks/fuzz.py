@@ -609,7 +609,7 @@ def run_admitted(files: Sequence[Path], folder: Path) -> list[str]:
         trainer = {
             "space": reference, "program": str(program), "digest": hash_blobs(blobs),
             "param_leaves": facts["param_leaves"], "how": plan_to_plain(replace(how, chunk=STEPS)), "data": str(data),
-            "cache": None, "start": 0, "stops": [STEPS], "trials": [TRIAL | {"id": 1, "load": None, "save": None}],
+            "cache": None, "start": 0, "stops": [STEPS], "trials": [TRIAL | {"id": 1, "load": [], "save": None}],
         }  # fmt: skip
         hand = {"file": str(file), "program": str(program), "steps": STEPS, "data": str(data)}
         entries = (("nas.train.job:train_job", trainer), ("benchmarks.fuzz:by_hand", hand))

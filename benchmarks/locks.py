@@ -114,7 +114,7 @@ def _turn(
         "seed": 1,
         "lr": space.recipe.lr.default,
         "wd": space.recipe.wd.default,
-        "load": None,
+        "load": [],
         "save": None,
     }
     payload = {

@@ -268,7 +268,7 @@ def _baseline(
 
 
 def _trial(rate: float, seed: int, **more: Any) -> dict[str, Any]:
-    return {"id": seed, "lr": rate, "wd": WEIGHT_DECAY, "seed": seed, "load": None, "save": None, **more}
+    return {"id": seed, "lr": rate, "wd": WEIGHT_DECAY, "seed": seed, "load": [], "save": None, **more}
 
 
 def _job(

@@ -301,7 +301,7 @@ class Ablation:
             return
         assert self.place is not None, "trainings need a place"
         trials = [
-            {"id": row.place, "seed": row.seed, "lr": row.recipe["lr"], "wd": row.recipe["wd"], "load": None,
+            {"id": row.place, "seed": row.seed, "lr": row.recipe["lr"], "wd": row.recipe["wd"], "load": [],
              "save": None}
             for row in rows
         ]  # fmt: skip

@@ -260,7 +260,7 @@ class Confirmation:
             return
         trials = [
             {
-                "id": row.place, "seed": row.seed, "lr": row.recipe["lr"], "wd": row.recipe["wd"], "load": None,
+                "id": row.place, "seed": row.seed, "lr": row.recipe["lr"], "wd": row.recipe["wd"], "load": [],
                 "save": str(self.store.weights_path(row.candidate, row.place)) if weights else None,
                 "test": str(self.store.test_path(row.candidate, row.place)) if last else None,
                 "inference": last and row is rows[0],

@@ -119,7 +119,7 @@ def _payload(
     path = folder / facts["digest"]
     write_file(path, msgpack.packb(dict(admitted.blobs)) or b"")
     middle = defaults(space.recipe.tunables)
-    trial = {"id": 0, "seed": 0, "lr": middle["lr"], "wd": middle["wd"], "load": None, "save": None}
+    trial = {"id": 0, "seed": 0, "lr": middle["lr"], "wd": middle["wd"], "load": [], "save": None}
     payload = {
         "space": reference, "program": str(path), "digest": facts["digest"], "param_leaves": facts["param_leaves"],
         "how": plan_to_plain(how), "data": str(folder), "cache": None, "start": 0, "stops": [how.chunk],

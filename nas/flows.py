@@ -273,7 +273,7 @@ def _training(
                 "seed": trial.seed,
                 "lr": trial.recipe["lr"],
                 "wd": trial.recipe["wd"],
-                "load": str(store.checkpoint_path(trial.id, below)) if below >= 0 else None,
+                "load": [(str(store.checkpoint_path(trial.id, rung)), steps[rung]) for rung in range(below, -1, -1)],
                 "save": str(store.checkpoint_path(trial.id, rungs[-1])) if keep else None,
                 **({"bar": dict(bar)} if bar else {}),
             }

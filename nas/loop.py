@@ -256,8 +256,12 @@ class Search:
         self._sweep(task)
 
     def _sweep(self, task: Task) -> None:
-        """Remove checkpoints that no promotion can need any more; the best of the top rung stay."""
+        """Remove checkpoints that no promotion can need any more; the best of the top rung stay.
+
+        Those below one that can be needed stay as well, in case it can't be read.
+        """
         ladder, maximize = self.space.ladder, self.space.task.maximize
+        stays: list[set[int]] = []
         to_come = self.strategy.first_rung_to_come()
         for rung, results in enumerate(self.history.results):
             if rung == ladder.top:
@@ -271,6 +275,9 @@ class Search:
                 stay |= self._being_promoted(rung)
                 stay |= {result.trial for result in able if result.candidate in self.strategy.steering.pinned}
                 to_come = max(0, slots(len(results) + to_come, ladder.eta) - len(self.history.results[rung + 1]))
+            stays.append(stay)
+        for rung, results in enumerate(self.history.results):
+            stay = set[int]().union(stays[rung], *stays[rung + 1 : ladder.top])
             for result in results:
                 if result.trial not in stay and (result.trial, rung) not in self.swept:
                     self.swept.add((result.trial, rung))

@@ -140,7 +140,7 @@ class Scaling:
         if not rows:
             return
         trials = [
-            {"id": row.place, "seed": row.seed, "lr": row.recipe["lr"], "wd": row.recipe["wd"], "load": None,
+            {"id": row.place, "seed": row.seed, "lr": row.recipe["lr"], "wd": row.recipe["wd"], "load": [],
              "save": None}
             for row in rows
         ]  # fmt: skip

@@ -538,7 +538,7 @@ def _training(
     facts, recipe = one.facts, space.recipe
     chunk = max(1, min(space.ladder.steps[0], TRAINING_STEPS) // CHUNKS)
     how: Plan = plan(frozenset(facts["traits"]), facts["cost"]["flops"], space, examples, "cpu")
-    trial = {"id": 0, "seed": 0, "lr": recipe.lr.default, "wd": recipe.wd.default, "load": None, "save": None}
+    trial = {"id": 0, "seed": 0, "lr": recipe.lr.default, "wd": recipe.wd.default, "load": [], "save": None}
     payload = {
         "space": reference,
         "program": program,

@@ -50,7 +50,7 @@ def files(traced: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
 
 
 def trial(**more: Any) -> dict[str, Any]:
-    return {"id": 1, "seed": 3, "lr": 0.03, "wd": 0.01, "load": None, "save": None, **more}
+    return {"id": 1, "seed": 3, "lr": 0.03, "wd": 0.01, "load": [], "save": None, **more}
 
 
 def trained(files: dict[str, Any], start: int, stops: list[int], **more: Any) -> dict[str, Any]:

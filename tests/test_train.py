@@ -259,7 +259,7 @@ def job(traced: Any, tmp_path: Path) -> dict[str, Any]:
         "cache": None,
         "start": 0,
         "stops": [20],
-        "trials": [{"id": 1, **NUMBERS, "load": None, "save": str(tmp_path / "one")}],
+        "trials": [{"id": 1, **NUMBERS, "load": [], "save": str(tmp_path / "one")}],
     }
 
 
@@ -270,7 +270,7 @@ def run(job: dict[str, Any], **changes: Any) -> list[Any]:
 def test_job_promoted_equals_job_in_one_go(job: dict[str, Any], tmp_path: Path) -> None:
     whole = run(job, stops=[20, 60])[0]["points"]
     first = run(job)[0]["points"]
-    trial = job["trials"][0] | {"load": str(tmp_path / "one"), "save": None}
+    trial = job["trials"][0] | {"load": [(str(tmp_path / "one"), 20)], "save": None}
     second = run(job, start=20, stops=[60], trials=[trial])[0]["points"]
     assert [point for point, _ in whole] == [point for point, _ in first + second]
 
@@ -278,9 +278,24 @@ def test_job_promoted_equals_job_in_one_go(job: dict[str, Any], tmp_path: Path) 
 def test_job_with_a_damaged_checkpoint_trains_again_to_the_same(job: dict[str, Any], tmp_path: Path) -> None:
     whole = run(job, stops=[20, 60])[0]["points"]
     (tmp_path / "one").write_bytes(b"torn")
-    trial = job["trials"][0] | {"load": str(tmp_path / "one"), "save": None}
+    trial = job["trials"][0] | {"load": [(str(tmp_path / "one"), 20)], "save": None}
     again = run(job, start=20, stops=[60], trials=[trial])[0]["points"]
     assert again[0][0]["score"] == whole[1][0]["score"] and again[0][0]["loss"] == whole[1][0]["loss"]
+
+
+def test_job_with_a_damaged_checkpoint_goes_on_from_the_one_before(
+    job: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(job, stops=[20, 60, 100])[0]["points"]
+    trained = list[tuple[int, int]]()
+    train = Engine.train
+    monkeypatch.setattr(Engine, "train", lambda *given: trained.append(given[2:4]) or train(*given))
+    run(job)
+    (tmp_path / "two").write_bytes(b"torn")
+    trial = job["trials"][0] | {"load": [(str(tmp_path / "two"), 60), (str(tmp_path / "one"), 20)], "save": None}
+    again = run(job, start=60, stops=[100], trials=[trial])[0]["points"]
+    assert [point for point, _ in again] == [point for point, _ in whole[2:]]
+    assert trained == [(0, 20), (20, 60), (60, 100)]
 
 
 def test_job_that_diverges_fails_and_has_no_score(job: dict[str, Any]) -> None:

@@ -104,7 +104,7 @@ def trained(case: Case, folder: Path, stops: tuple[int, ...] = SPACE.ladder.step
 
     prepare_job(__file__, str(folder / "data"))
     (folder / "program").write_bytes(msgpack.packb(blobs) or b"")
-    trial = {"id": 0, "lr": 0.3, "wd": 0.0, "seed": 5, "load": None, "save": str(folder / "carry")}
+    trial = {"id": 0, "lr": 0.3, "wd": 0.0, "seed": 5, "load": [], "save": str(folder / "carry")}
     told = train_job(
         __file__, str(folder / "program"), hash_blobs(blobs), leaves, plan_to_plain(HOW), str(folder / "data"), None,
         0, list(stops), [trial],

@@ -233,7 +233,7 @@ def _programs(store: Store) -> Iterator[Finding]:
 def _checkpoints(store: Store) -> Iterator[Finding]:
     for path in sorted((store.folder / "checkpoints").glob("[0-9]*.safetensors")):
         if (why := checkpoint.unreadable(path)) is not None and path.exists():
-            remedy = "Remove it: the trial is trained again from its start if it is promoted, to the same bits."
+            remedy = "Remove it: if the trial is promoted, it is trained again from the rung before, to the same bits."
             yield Finding(what=f"checkpoint {path.name} cannot be read: {why}", remedy=remedy)
 
 

@@ -130,10 +130,11 @@ def train_job(
       cache: folder of the persistent compilation cache, or None.
       start: steps the trials have had.
       stops: steps at which they are scored, ascending; training ends at the last.
-      trials: for each `id`, `lr`, `wd`, `seed`, `load` (checkpoint file, if start > 0), `save` (file or None) and, for
-        a confirmation alone, `test`: the file that shall hold its scores on the test split, which is made here, used
-        once and written nowhere, and `inference`: whether that shall be timed. Where a space has several tasks, `bar`
-        may be the score of each that another trial has: what is hopeless against it is left after some of them.
+      trials: for each `id`, `lr`, `wd`, `seed`, `load` (checkpoint files and their steps, the best first: the first that
+        can be read is taken), `save` (file or None) and, for a confirmation alone, `test`: the file that shall hold its
+        scores on the test split, which is made here, used once and written nowhere, and `inference`: whether that shall
+        be timed. Where a space has several tasks, `bar` may be the score of each that another trial has: what is
+        hopeless against it is left after some of them.
       devices: over how many devices a batch is laid.
       other_data: whether training and validation data change places first, see `other_data_of`.
     Returns:
@@ -161,11 +162,11 @@ def train_job(
     results = []
     for trial in trials:
         began = clock()
-        step, carries = _begin(engine, trial, start, digest)
+        step, carries = _begin(engine, trial, digest)
         engine.compiled_step(carries[0])
         spent["compile"] += clock() - began
         began = clock()
-        if step < start:  # its checkpoint is lost; what it measured on the way there is known already
+        if step < start:  # its last checkpoint is lost; what it measured on the way there is known already
             carries = [engine.train(trial, step, start, carry, index)[0] for index, carry in enumerate(carries)]
             step = start
         spent["train"] += clock() - began
@@ -256,18 +257,18 @@ def _test(engine: Engine, carries: Sequence[Any], file: Path, data: Path) -> dic
             "examples": len(scores)}  # fmt: skip
 
 
-def _begin(engine: Engine, trial: dict[str, Any], start: int, digest: str) -> tuple[int, list[Any]]:
-    """A trial's carries at `start` steps, one a task, and the steps it has had: 0 if its checkpoint cannot be used.
+def _begin(engine: Engine, trial: dict[str, Any], digest: str) -> tuple[int, list[Any]]:
+    """A trial's carries, one a task, and the steps it has had, by the best checkpoint that can be used; or none.
 
-    Training again from the start gives the same bits as the checkpoint would have, only later.
+    Training again from an earlier one gives the same bits as the last would have, only later.
     """
     import jax
 
-    if start:
-        template, tree = jax.tree.flatten([engine.template()] * len(engine.parts))
+    template, tree = jax.tree.flatten([engine.template()] * len(engine.parts)) if trial["load"] else ([], None)
+    for path, step in trial["load"]:
         with contextlib.suppress(checkpoint.CheckpointError):
-            leaves, _ = checkpoint.load(Path(trial["load"]), template, {"digest": digest, "step": start})
-            return start, engine.placed(jax.tree.unflatten(tree, leaves))
+            leaves, _ = checkpoint.load(Path(path), template, {"digest": digest, "step": step})
+            return step, engine.placed(jax.tree.unflatten(tree, leaves))
     return 0, engine.placed([(*engine.init(trial["seed"]), np.uint32(0)) for _ in engine.parts])
 
 
