@@ -1,7 +1,8 @@
 """How often the leak checks refuse a program that leaks nothing: `python -m benchmarks.false_alarms`.
 
 Candidates are drawn as a search draws them, without a score to choose parents by: half are samples of a space's
-grammar, half are one to three mutations of a baseline or of an earlier candidate. With every baseline of every space
+grammar, half are one to three mutations of a baseline or of an earlier candidate; until so many have come as far as the
+leak check. With every baseline of every space
 they go through gate, trace, check of the program and leak check at their defaults, in this process. One in a few is
 then trained for some steps and asked again with its trained parameters, with each cut tried once.
 
@@ -12,6 +13,7 @@ RMSNorm, which looks ahead in training. So is a network of random pieces that is
 """
 
 import argparse
+import itertools
 import multiprocessing
 import sys
 from collections import Counter
@@ -37,6 +39,8 @@ SPACES = (
     "byte_lm:mixer", "byte_lm:block", "byte_lm:stack",
 )  # fmt: skip
 MOST_MUTATIONS = 3
+MOST_DRAWN = 20
+"""Candidates that are drawn at most for each that is wanted at the leak check."""
 DEAD = "constant"
 """The rule that is no alarm."""
 LEAKING = "nnx.BatchNorm("
@@ -60,6 +64,11 @@ class Verdict:
     source: str
     failure: Failure | None = None
     trained: Failure | str = ""
+
+    @property
+    def asked(self) -> bool:
+        """Whether it came as far as the leak check."""
+        return self.failure is None or self.failure.stage == "leak"
 
     @property
     def alarm(self) -> Failure | None:
@@ -87,11 +96,11 @@ class Asked:
         self.reference, self.space, self.steps = reference, load(reference), steps
         self._data: tuple[Split, Split] | None = None
 
-    def drawn(self, count: int, rng: np.random.Generator) -> Iterator[tuple[str, str]]:
-        """Origin and text of every baseline, then of `count` random candidates."""
+    def drawn(self, rng: np.random.Generator) -> Iterator[tuple[str, str]]:
+        """Origin and text of every baseline, then of random candidates without end."""
         known = list(self.space.baselines.values())
         yield from (("baseline", source) for source in known)
-        for number in range(count):
+        for number in itertools.count():
             source = grammar.sample(self.space, rng)
             if number % 2:
                 source = known[int(rng.integers(len(known)))]
@@ -147,11 +156,11 @@ def _mutated(source: str, space: SearchSpace, rng: np.random.Generator) -> str:
 def measure(
     references: Sequence[str], candidates: int, every: int, steps: int, seed: int, workers: int = 1
 ) -> list[Verdict]:
-    """Verdicts on the baselines of each space, and on `candidates` random ones over all spaces.
+    """Verdicts on the baselines of each space, and on random ones over all spaces.
 
     Args:
       references: of spaces.
-      candidates: random ones, spread evenly.
+      candidates: random ones that come as far as the leak check, spread evenly.
       every: one in so many is trained, and every baseline.
       steps: of that training.
       seed: of the drawing.
@@ -170,10 +179,13 @@ def measure(
 
 
 def _of_space(reference: str, candidates: int, every: int, steps: int, seed: tuple[int, int]) -> list[Verdict]:
-    asked, found = Asked(reference, steps), list[Verdict]()
-    for number, (origin, source) in enumerate(asked.drawn(candidates, np.random.default_rng(seed))):
-        train = origin == "baseline" or number % every == 0
-        found.append(asked.verdict(origin, source, train=train))
+    asked, found, wanted = Asked(reference, steps), list[Verdict](), candidates
+    for number, (origin, source) in enumerate(asked.drawn(np.random.default_rng(seed))):
+        random = origin != "baseline"
+        if random and (wanted <= 0 or number >= MOST_DRAWN * candidates):
+            break
+        found.append(asked.verdict(origin, source, train=not random or number % every == 0))
+        wanted -= random and found[-1].asked
         _say(found[-1], len(found))
     return found
 
@@ -181,13 +193,14 @@ def _of_space(reference: str, candidates: int, every: int, steps: int, seed: tup
 def summary(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """Counts, and every alarm with its text."""
     refused = Counter(f"{v.failure.stage}/{v.failure.rule}" for v in verdicts if v.failure is not None)
-    asked = [v for v in verdicts if v.failure is None or v.failure.stage == "leak"]
+    asked = [v for v in verdicts if v.asked]
     alarms = [v for v in verdicts if v.alarm is not None and not v.leaks]
     return {
         "candidates": len(verdicts),
         "by_origin": dict(Counter(v.origin for v in verdicts)),
         "refused": dict(refused.most_common()),
         "asked_at_admission": len(asked),
+        "random_asked_at_admission": sum(v.origin != "baseline" for v in asked),
         "asked_with_trained_parameters": sum(v.trained != "" for v in verdicts),
         "dead": sum(v.failure is not None and v.failure.rule == DEAD for v in verdicts),
         "leaks_by_batch_norm": sum(v.leaks for v in verdicts),
@@ -207,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("--spaces", nargs="+", default=list(SPACES), metavar="SPACE", help="references (all that are built in)")
-    add("--candidates", type=int, default=200, metavar="N", help="random candidates over all spaces (200)")
+    add("--candidates", type=int, default=200, metavar="N", help="random ones that come as far as the leak check (200)")
     add("--every", type=int, default=5, metavar="N", help="one in so many is trained, and every baseline (5)")
     add("--steps", type=int, default=50, metavar="N", help="steps of that training (50)")
     add("--workers", type=int, default=1, metavar="N", help="processes (1)")

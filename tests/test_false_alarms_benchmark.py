@@ -1,6 +1,7 @@
 """The count of false alarms: what is drawn, what is asked of it, and what is called an alarm."""
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
@@ -20,11 +21,11 @@ def asked() -> Asked:
 
 
 def test_baselines_come_first_and_half_of_the_others_are_mutations(asked: Asked) -> None:
-    drawn = list(asked.drawn(6, np.random.default_rng(0)))
     count = len(asked.space.baselines)
+    drawn = list(itertools.islice(asked.drawn(np.random.default_rng(0)), count + 6))
     assert [source for _, source in drawn[:count]] == list(asked.space.baselines.values())
     assert [origin for origin, _ in drawn[count:]] == ["sample", "mutation"] * 3
-    assert drawn == list(asked.drawn(6, np.random.default_rng(0)))
+    assert drawn == list(itertools.islice(asked.drawn(np.random.default_rng(0)), count + 6))
 
 
 def test_leak_is_an_alarm_and_a_clean_program_none(asked: Asked) -> None:
@@ -54,10 +55,25 @@ def test_batch_norm_in_training_is_a_leak_and_no_false_alarm() -> None:
     assert "RMSNorm" in figures["alarms"][0]["source"]
 
 
+def test_as_many_are_drawn_as_come_to_the_leak_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    gated = Failure(stage="gate", rule="import", message="…")
+    every_third = itertools.cycle([gated, None, Failure(stage="leak", rule="constant", message="…")])
+    monkeypatch.setattr(
+        Asked, "verdict", lambda *_, **__: Verdict(space="s", origin="sample", source="", failure=next(every_third))
+    )
+    monkeypatch.setattr(Asked, "drawn", lambda *_: itertools.repeat(("sample", "")))
+    figures = summary(false_alarms.measure([MIXER], 6, 1, 10, 0))
+    assert (figures["random_asked_at_admission"], figures["candidates"]) == (6, 9)
+    monkeypatch.setattr(
+        Asked, "verdict", lambda *_, **__: Verdict(space="s", origin="sample", source="", failure=gated)
+    )
+    assert summary(false_alarms.measure([MIXER], 6, 1, 10, 0))["candidates"] == 6 * false_alarms.MOST_DRAWN
+
+
 def test_figures_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "figures.json"
     arguments = ["--spaces", MIXER, "--candidates", "2", "--every", "2", "--steps", "10", "--json", str(file)]
     assert false_alarms.main(arguments) == 0
     figures = json.loads(file.read_text())["figures"]
-    assert figures["candidates"] == 4 and figures["alarms"] == []
+    assert figures["random_asked_at_admission"] == 2 and figures["alarms"] == []
     assert "alarms" in capsys.readouterr().out

@@ -130,7 +130,7 @@ def train_job(
       cache: folder of the persistent compilation cache, or None.
       start: steps the trials have had.
       stops: steps at which they are scored, ascending; training ends at the last.
-      trials: for each `id`, `lr`, `wd`, `seed`, `load` (checkpoint files and their steps, the best first: the first that
+      trials: for each `id`, `lr`, `wd`, `seed`, `load` (checkpoint files and steps, the best first: the first that
         can be read is taken), `save` (file or None) and, for a confirmation alone, `test`: the file that shall hold its
         scores on the test split, which is made here, used once and written nowhere, and `inference`: whether that shall
         be timed. Where a space has several tasks, `bar` may be the score of each that another trial has: what is
