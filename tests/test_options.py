@@ -167,6 +167,14 @@ def test_run_of_more_devices_than_there_are_is_not_continued(
     assert "has 2 devices and this machine has 1; go on where there are as many" in capsys.readouterr().err
 
 
+def test_devices_that_do_not_divide_a_batch_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "devices_here", lambda: 3)
+    assert run(tmp_path, "--space", CHOSEN, "--devices-per-trial", "3") == 2
+    assert "does not divide the space's microbatch, 20" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("count", "said"), [("0", "give 1 or more"), ("2", "this machine has 1; give that many or fewer")]
 )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -163,6 +164,18 @@ def test_scanned_layers_cross_the_wall_with_dropout() -> None:
     assert "loop" in checked.traits
 
 
+@pytest.mark.parametrize(("platform", "optimizer", "looped"), [("cpu", "adamw", False), ("tpu", "adamw", True),
+    ("tpu", "muon", False)])  # fmt: skip
+def test_layers_are_one_loop_where_that_compiles_sooner(platform: str, optimizer: str, looped: bool) -> None:
+    toy = space("Mixer")
+    toy = dataclasses.replace(toy, recipe=dataclasses.replace(toy.recipe, optimizer=optimizer))
+    traced = trace.trace(toy, GATED.format(scope="Mixer", rate=0.0), {}, platform)
+    assert not isinstance(traced, Failure), traced
+    checked = program.check(*traced, toy.contract, toy.recipe, platform)
+    assert isinstance(checked, Program), checked
+    assert ("loop" in checked.traits) == looped
+
+
 # ---- known architectures ----
 
 
@@ -181,7 +194,8 @@ def test_every_scope_has_its_baselines() -> None:
 def test_baseline_passes_the_gate_and_cites_its_source(scope: Scope, name: str) -> None:
     gated = gate.check(BASELINES[scope, name], scope)
     assert gated.failures == ()
-    assert "Source:" in gated.idea and "arXiv" in gated.idea
+    source = gated.idea.partition("Source:")[2]
+    assert "arXiv" in source and re.search(r"equations? \d", source)
 
 
 @pytest.mark.parametrize("name", ["gated_delta_net", "long_convolution"])

@@ -1,7 +1,7 @@
 """Mamba's block: one selective state space, four times as wide as the stream, and no MLP beside it.
 
-Source: Gu and Dao, arXiv 2312.00752, section 3.4 and algorithm 2; one decay a head: Dao and Gu, arXiv 2405.21060,
-section 7; ours: wider and with D / 4 states, for the parameters of a transformer's block.
+Source: Gu and Dao, arXiv 2312.00752, equation 2, section 3.4 and algorithm 2; one decay a head: Dao and Gu, arXiv
+2405.21060, equation 1 and section 7; ours: wider and with D / 4 states, for the parameters of a transformer's block.
 """
 
 from nas.api import jax, jnp, nnx

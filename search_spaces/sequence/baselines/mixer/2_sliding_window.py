@@ -1,6 +1,7 @@
 """Attention with rotary positions to the last few positions only; distance is bridged by depth.
 
-Source: Beltagy et al., Longformer, arXiv 2004.05150, section 3.1; Jiang et al., Mistral, arXiv 2310.06825, section 2.
+Source: Vaswani et al., arXiv 1706.03762, equation 1, masked as in Longformer (Beltagy et al., arXiv 2004.05150, section
+3.1) and Mistral (Jiang et al., arXiv 2310.06825, section 2).
 """
 
 from nas.api import choice, layers, nnx

@@ -2,8 +2,8 @@
 
 h_t = exp(-rate step_t) h_(t-1) + step_t B_t x_t, y_t = C_t h_t + skip x_t.
 
-Source: Gu and Dao, Mamba, arXiv 2312.00752, algorithm 2; Dao and Gu, arXiv 2405.21060, section 7; ours: as wide inside
-as outside and D / 2 states, for the parameters of attention.
+Source: Gu and Dao, Mamba, arXiv 2312.00752, equation 2 and algorithm 2; Dao and Gu, arXiv 2405.21060, equation 1 and
+section 7; ours: as wide inside as outside and D / 2 states, for the parameters of attention.
 """
 
 from nas.api import jax, jnp, nnx

@@ -1,6 +1,7 @@
 """Attention and a gated MLP in turn: the transformer.
 
-Source: Vaswani et al., arXiv 1706.03762, figure 1, with the norms of arXiv 1910.07467 and the MLP of 2002.05202.
+Source: Vaswani et al., arXiv 1706.03762, figure 1 and equation 1, with the norms of arXiv 1910.07467 (equation 4)
+and the MLP of 2002.05202 (equation 6).
 """
 
 from nas.api import layers, nnx

@@ -1,6 +1,6 @@
 """Sliding windows and full attention in turn, an MLP after each: Gemma's pattern, in a ratio of one to one.
 
-Source: Gemma 2, arXiv 2408.00118, section 2.
+Source: Gemma 2, arXiv 2408.00118, section 2; attention: Vaswani et al., arXiv 1706.03762, equation 1.
 """
 
 from nas.api import layers, nnx

@@ -1,6 +1,6 @@
 """A linear recurrence, then attention to a window, an MLP after each: Griffin's hybrid, in a ratio of one to one.
 
-Source: De et al., arXiv 2402.19427, section 2, where two recurrences come before each attention.
+Source: De et al., arXiv 2402.19427, equations 1 to 4 and section 2, where two recurrences come before each attention.
 """
 
 from nas.api import layers, nnx

@@ -1,6 +1,6 @@
 """The gated delta rule, then attention, an MLP after each: a memory of fixed size with exact recall on top.
 
-Source: Yang et al., arXiv 2412.06464, section 3.4, with full attention in the place of a window.
+Source: Yang et al., arXiv 2412.06464, equation 10 and section 3.4, with full attention in the place of a window.
 """
 
 from nas.api import layers, nnx

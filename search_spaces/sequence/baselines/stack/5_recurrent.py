@@ -1,6 +1,6 @@
 """Nothing but linear recurrences and MLPs: Hawk.
 
-Source: De et al., arXiv 2402.19427, section 2.
+Source: De et al., arXiv 2402.19427, equations 1 to 4 and section 2.
 """
 
 from nas.api import layers, nnx

@@ -1,7 +1,8 @@
 """A pattern of four primitives, repeated to twice the depth; Optuna says which, recurrence and attention by default.
 
-Source: the default is Jamba's (Lieber et al., arXiv 2403.19887, section 2) with a linear recurrence; patterns of
-primitives are what Composer searches (Acun et al., arXiv 2510.00379).
+Source: the default is Jamba's (Lieber et al., arXiv 2403.19887, section 2) with a linear recurrence (De et al., arXiv
+2402.19427, equations 1 to 4) and attention (Vaswani et al., arXiv 1706.03762, equation 1); patterns of primitives are
+what Composer searches (Acun et al., arXiv 2510.00379).
 """
 
 from nas.api import choice, layers, nnx
