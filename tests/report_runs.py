@@ -1,6 +1,11 @@
 """Runs to show, written through the store as a search writes them: plausible, odd, hostile, and large."""
 
+import contextlib
+import itertools
 import random
+import re
+import shutil
+import sqlite3
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -27,6 +32,8 @@ CONFIG: dict[str, Any] = {
 HOSTILE = (
     "</script><img src=x onerror=alert(1)><!--<script>\x1b[31m`rm` [x](http://evil.example)\u202e\x00 & <b>bold</b>"
 )
+UNPRINTABLE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u202e]")
+"""What no text may hold that is printed."""
 SOURCE = '''"""{idea}"""
 from nas.api import jax, jnp, nnx
 
@@ -284,3 +291,22 @@ def _promote(
         if rung == 0 and isinstance(reached, float):
             waiting[1].append((trial, candidate, reached))
     waiting[rung] = []
+
+
+def with_hostile_names(run: Path, folder: Path) -> Path:
+    """A copy of a run in which whoever wrote the candidates meant harm."""
+    shutil.copytree(run, folder)
+    with contextlib.closing(sqlite3.connect(folder / "run.db")) as connection, connection:
+        connection.execute("UPDATE nas_candidate SET idea = ? || id, operator = ? || id", (HOSTILE, HOSTILE))
+    return folder
+
+
+def assert_harmless_markdown(text: str) -> None:
+    """No markup, link or line but those of the table itself."""
+    assert not UNPRINTABLE.search(text)
+    assert "<img" not in text and "http://" not in text and not re.search(r"(?<!\\)[`\[]", text.replace("\\\\", ""))
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    for row, following in itertools.pairwise(rows):
+        if row.startswith(("|:--", "|--:")):
+            columns = row.count("|")
+            assert len(re.findall(r"(?<!\\)\|", following)) == columns

@@ -16,6 +16,7 @@ from nas.space import load
 from nas.standings import rank, read
 from nas.store import Store, dump
 from nas.workplace import open_workplace
+from tests.report_runs import UNPRINTABLE, assert_harmless_markdown, with_hostile_names
 
 RINGS = str(Path(__file__).parent / "spaces" / "rings.py")
 SEEDS = 2
@@ -84,6 +85,14 @@ def test_receipt_is_read_again_byte_for_byte_and_trains_nothing(
     assert told[0] == told[1] and trained(done) == before
     assert all(len(line.rstrip()) <= 80 for line in told[0].splitlines())
     assert "not confirmed" in told[0] and "test split is for confirmation alone" in " ".join(told[0].split())
+
+
+def test_hostile_names_do_nothing(done: Path, winner: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = with_hostile_names(done, tmp_path / "run")
+    assert main(command(run, winner)) == 0
+    assert not UNPRINTABLE.search(text := capsys.readouterr().out) and "onerror=alert(1)" in " ".join(text.split())
+    assert main(command(run, winner, "--format", "markdown")) == 0
+    assert_harmless_markdown(capsys.readouterr().out)
 
 
 def test_formats_agree(done: Path, winner: int, capsys: pytest.CaptureFixture[str]) -> None:

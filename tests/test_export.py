@@ -5,6 +5,7 @@ import csv
 import importlib.util
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -21,7 +22,7 @@ import pytest
 from nas.admit.gate import check
 from nas.admit.trace import execute, functions
 from nas.export.__main__ import main
-from nas.export.card import _locks
+from nas.export.card import _block, _lineage, _locks
 from nas.export.events import crc32c, record, write_events
 from nas.export.source import evaluate, network, score
 from nas.export.tables import trials_table, write_trials
@@ -31,7 +32,7 @@ from nas.search import main as search
 from nas.space import SearchSpace, load
 from nas.standings import read
 from nas.store import Store, StoreError
-from tests.report_runs import DIVERGED, STEPS, RunWriter
+from tests.report_runs import DIVERGED, HOSTILE, STEPS, UNPRINTABLE, RunWriter
 
 SPACES = Path(__file__).parent / "spaces"
 RINGS = str(SPACES / "rings.py")
@@ -314,6 +315,30 @@ def test_table_has_every_trial_with_its_scores_by_rung(run: Path, capsys: pytest
 def test_cells_are_no_formulas(text: str) -> None:
     assert spreadsheet(text) == "'" + text
     assert spreadsheet("1 " + text) == "1 " + text
+
+
+def test_hostile_text_does_nothing_in_a_folder(tmp_path: Path) -> None:
+    writer = RunWriter(tmp_path / "run", hurry=True)
+    writer.propose(HOSTILE, parents=(), operator=HOSTILE)
+    writer.propose("evolution", parents=(1,), operator="| x |\n\n# a heading", idea=HOSTILE)
+    writer.store.close()
+    records = read(Store(tmp_path / "run"))
+    lineage = _lineage(records, records.entries[1])
+    assert not UNPRINTABLE.search(lineage) and not re.search(r"[<>`\[]", lineage)
+    assert [line.count("|") for line in lineage.splitlines()[2:]] == [6] * 4
+    assert all(line.startswith("    ") for line in _block("a\n# b\r\x1b[2J```\u2028c").splitlines())
+
+    idea = r'''Ends """ here\\" \N{DIGIT ONE} \x1b[2J\u202e {load} """'''
+    space = load(RINGS)
+    source = space.baselines["linear"]
+    head = next(statement for statement in ast.parse(source).body)
+    odd = "\n".join([f"r'''{idea}'''", *source.splitlines()[head.end_lineno :]])
+    told = odd.replace("r'''", "'''", 1)  # the escapes are characters
+    for text in (network(space, one, {}, {}, "About: {load}.")[0] for one in (odd, told)):
+        tree = ast.parse(text)
+        assert "Ends ''' here" in (ast.get_docstring(tree) or "") and not UNPRINTABLE.search(text)
+        ours = text.count('\n"""Sizes') + text.count('\n"""It declares')
+        assert [type(one) for one in tree.body].count(ast.Expr) == 1 + ours
 
 
 def test_table_and_card_say_how_candidates_were_locked(run: Path) -> None:

@@ -27,6 +27,7 @@ from nas.space import SearchSpace, SpaceError, canonical, digest, load
 from nas.standings import Records, rank, read
 from nas.store import Store, StoreError, dump
 from nas.train.job import prepare_job
+from tests.report_runs import UNPRINTABLE, assert_harmless_markdown, with_hostile_names
 
 SPACES = Path(__file__).parent / "spaces"
 RINGS = str(SPACES / "rings.py")
@@ -461,6 +462,15 @@ def test_every_format_has_the_same_bytes_again_and_the_table_fits(printed: dict[
     plain = json.loads(printed["json"])
     assert [(size["axis"], size["factor"]) for size in plain["sizes"]][:3] == [(None, 1), ("width", 2), ("width", 5)]
     assert plain["split"] == "validation" and all(len(size["rows"]) == 3 for size in plain["sizes"])
+
+
+def test_hostile_names_do_nothing(made: Path, told: Report, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = with_hostile_names(made / "run", tmp_path / "run")
+    arguments = [str(run), "--top", "1", "--factors", "2,5", "--axis", "width", "--seeds", "2"]
+    assert scale.main(arguments) == 0
+    assert not UNPRINTABLE.search(capsys.readouterr().out)
+    assert scale.main([*arguments, "--format", "markdown"]) == 0
+    assert_harmless_markdown(capsys.readouterr().out)
 
 
 ERRORS = {

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from nas.progress import visible
 from nas.records import Choice, Tunable, Value
 from nas.space import SearchSpace
 from nas.store import StoreError
@@ -341,6 +342,7 @@ def _import_key(line: str) -> tuple[bool, str]:
 
 
 def _quotable(text: str) -> str:
-    """Text that can stand in a docstring."""
+    """Text that can stand in a docstring, and be printed."""
+    text = "\n".join(visible(line).rstrip() for line in text.splitlines())
     text = text.replace("\\", "\\\\").replace('"""', "'''").strip()
     return f"{text} " if text.endswith('"') else text
