@@ -285,6 +285,15 @@ _LATER = ("accumulate", "optimizer", "dtype", "remat", "scan")
 """Fields that came after the first results were published: at their defaults they leave digests as they were."""
 
 
+def laid_out(space: SearchSpace, platform: str) -> SearchSpace:
+    """A space that says of equal layers whether they are one loop, as its spec does or the platform asks for."""
+    if space.spec.scan is not None:
+        return space
+    # Muon knows a matrix by its two axes, and stacked layers have one more.
+    stacked = platform != "cpu" and space.recipe.optimizer != "muon"
+    return replace(space, spec=replace(space.spec, scan=stacked))
+
+
 def digest(space: SearchSpace) -> str:
     """Short hash of everything a score depends on that can be hashed, for the run's record.
 

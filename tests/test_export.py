@@ -27,12 +27,14 @@ from nas.export.events import crc32c, record, write_events
 from nas.export.source import evaluate, network, score
 from nas.export.tables import trials_table, write_trials
 from nas.files import spreadsheet
-from nas.records import Real, Value
+from nas.records import Real, Value, defaults
 from nas.search import main as search
-from nas.space import SearchSpace, load
+from nas.search_spaces import sequence
+from nas.space import Scope, SearchSpace, load
 from nas.standings import read
 from nas.store import Store, StoreError
 from tests.report_runs import DIVERGED, HOSTILE, STEPS, UNPRINTABLE, RunWriter
+from tests.test_sequence import space as sequence_space
 
 SPACES = Path(__file__).parent / "spaces"
 RINGS = str(SPACES / "rings.py")
@@ -103,6 +105,35 @@ def around(unit, spec, hp, *, rngs):
 
 SPACE = replace(load({str(SPACES / "toy_block.py")!r}), skeleton=around)
 '''
+OWN = '''"""It has names of its own for what is copied, and another one for what it imports."""
+from nas.api import jnp, layers as pieces, nnx
+from nas.kernels import attention as look, rms_norm
+
+
+def accumulation(x):
+    return jnp.tanh(x)
+
+
+Attention = 2.0
+
+
+def SwiGLU(x):
+    return Attention * x
+
+
+class Mixer(nnx.Module):
+    def __init__(self, spec, hp, *, rngs):
+        self.Attention = pieces.Attention(spec, rngs=rngs)
+        self.routed = pieces.RoutedMLP(spec, rngs=rngs)
+
+    def __call__(self, x):
+        B, T, D = x.shape
+        h = pieces.rotary(rms_norm(accumulation(x), jnp.ones(D)).reshape(B, T, 2, -1))
+        mixed = look(h, h, h, window=3).reshape(B, T, D)
+        return self.routed(self.Attention(SwiGLU(mixed)))
+'''
+SEQUENCE = [(scope, name) for scope in sequence.SCOPES for name in sequence.baselines(scope)]
+QUICK = {("Mixer", "gated_delta_net"), ("Block", "transformer"), ("Stack", "pattern")}
 CASES: dict[str, tuple[str, str | None, dict[str, Value]]] = {
     "model at numbers of its own": ("rings", None, {"hidden": 16}),
     "block in a skeleton": ("toy_block", None, {}),
@@ -167,6 +198,42 @@ def test_exported_module_computes_what_the_trained_program_computes(case: str, t
         return ours, traced.apply(params, state, x, np.uint32(0), False)[0]
 
     np.testing.assert_allclose(*jax.jit(outputs)(given, x), rtol=1e-5, atol=1e-6)
+
+
+def agree(space: SearchSpace, source: str, folder: Path) -> str:
+    """The exported text of a candidate, after a look whether it computes what is traced, at its default values."""
+    import jax
+    from flax import nnx
+
+    gated = check(source, space.scope)
+    assert not gated.failures
+    values = defaults(gated.tunables)
+    traced = functions(space, execute(source, space.scope), SimpleNamespace(**values))
+    module, named = written(space, source, values, folder)
+    model = module.build()
+    _, params, _, state = nnx.split(model, nnx.Param, nnx.RngState, ...)
+    assert not jax.tree.leaves(state)
+    x = np.random.default_rng(0).integers(space.spec.vocab, size=(3, space.spec.length)).astype(np.int32)
+    ours = jax.jit(getattr(module, named["predict"]))(model, x)
+    theirs = jax.jit(traced.apply, static_argnums=4)(tuple(jax.tree.leaves(params)), (), x, np.uint32(0), False)[0]
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+    return (folder / "network.py").read_text()
+
+
+@pytest.mark.parametrize(
+    ("scope", "name"), [pytest.param(*one, marks=() if one in QUICK else pytest.mark.slow) for one in SEQUENCE]
+)
+def test_module_of_a_sequence_model_stands_alone_and_computes_what_was_traced(
+    scope: Scope, name: str, tmp_path: Path
+) -> None:
+    text = agree(sequence_space(scope), sequence.baselines(scope)[name], tmp_path)
+    assert roots(text) <= {"jax", "flax", "numpy", "pathlib", "types", "typing", "json", "functools", "collections"}
+
+
+def test_names_of_a_candidate_are_kept_where_what_is_copied_has_them_too(tmp_path: Path) -> None:
+    text = agree(sequence_space("Mixer"), OWN, tmp_path)
+    assert "class SwiGLU_(nnx.Module)" in text and "def SwiGLU(x):" in text
+    assert "def look(" in text and "def rms_norm(" in text and "pieces = SimpleNamespace(Attention=Attention_, " in text
 
 
 def test_exported_module_reads_like_the_candidate(tmp_path: Path) -> None:

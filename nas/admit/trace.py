@@ -10,7 +10,6 @@ import builtins
 import os
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +17,7 @@ from nas.admit.facade import namespaces
 from nas.admit.gate import BUILTINS
 from nas.kernels import OFFERED
 from nas.records import Failure, Value, to_plain
-from nas.space import SearchSpace, load
+from nas.space import SearchSpace, laid_out, load
 
 FILENAME = "<candidate>"
 
@@ -56,10 +55,7 @@ def trace(
     import jax
 
     jax.config.update("jax_traceback_in_locations_limit", 0)
-    if space.spec.scan is None:
-        # Muon knows a matrix by its two axes, and stacked layers have one more.
-        stacked = platform != "cpu" and space.recipe.optimizer != "muon"
-        space = replace(space, spec=replace(space.spec, scan=stacked))
+    space = laid_out(space, platform)
     try:
         return export_all(functions(space, execute(source, space.scope), SimpleNamespace(**values)), space, platform)
     except (KeyboardInterrupt, SystemExit):

@@ -7,7 +7,6 @@ nothing new is asked of it, but whoever has the folder can tune on it.
 """
 
 import contextlib
-import functools
 import json
 import os
 import tempfile
@@ -26,7 +25,7 @@ from nas.export import card, jobs, source
 from nas.flows import TRAIN_MEMORY_BYTES, preload
 from nas.progress import one_line
 from nas.records import Retraining, defaults
-from nas.space import SearchSpace, digest, load
+from nas.space import SearchSpace, digest, laid_out, load
 from nas.standings import Board, Confirmed, Records, board, rank
 from nas.store import Entry, Store, StoreError, write_file
 from nas.workplace import accelerators
@@ -148,7 +147,8 @@ def export(store: Store, records: Records, candidate: int, out: Path, *, place: 
     """
     made = board(records)
     winner = choose(store, records, made, candidate, place)
-    space = _space(store)
+    on_cpu = winner.facts["plan"]["train_level"] is not None  # levels are those of a CPU
+    space = laid_out(_space(store), "cpu" if on_cpu else "cuda")
     _check_free(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -175,8 +175,8 @@ def _space(store: Store) -> SearchSpace:
     if digest(space) != store.config["space_digest"]:
         text = f"'{store.folder}' was made with another state of space '{space.name}@{store.config['space_version']}'"
         raise StoreError(f"{text}; restore the space's file, then export")
-    if space.task.parts or space.spec.dtype != "float32" or isinstance(space.skeleton, functools.partial):
-        text = "of several tasks, in another dtype than float32, or in a skeleton of the sequence spaces"
+    if space.task.parts or space.spec.dtype != "float32":
+        text = "of several tasks, or in another dtype than float32"
         raise StoreError(f"a network {text} cannot be exported yet; nas.leaderboard --show ID prints its source")
     return space
 
