@@ -32,17 +32,7 @@ PRODUCT = {"cpu": 2048, "gpu": 8192, "tpu": 8192}
 COPY_BYTES = {"cpu": 2**28, "gpu": 2**31, "tpu": 2**30}
 PASSES = 16
 ROUNDINGS = 2
-"""How many roundings of the dtype an error may have, times the root of `SUMMED`, times the largest number expected."""
-SUMMED: dict[str, Callable[..., int]] = {
-    "attention": lambda q, k, v: q[1] + q[3],
-    "cross_entropy": lambda hidden, head, targets: sum(head),
-    "delta_rule": lambda q, k, v, beta, log_decay: q[1] * q[3],
-    "gated_linear_attention": lambda q, k, v, log_decay: q[1] * q[3],
-    "linear_recurrence": lambda a, b: a[1],
-    "rms_norm": lambda x, scale: x[-1],
-    "short_convolution": lambda x, weights: weights[0],
-}
-"""By operation, from the arrays' shapes: terms that one number of the result is a sum of, as in the tests."""
+"""Roundings of the dtype that an error may have, times the root of `Op.summed`, times the largest expected number."""
 MOST_WORK = {"cpu": 3e10, "gpu": 1e14, "tpu": 1e14}
 """FLOPs of a case's forward pass beyond which it is left out: seconds for each of many turns."""
 MEMORY = {"cpu": 4e9, "gpu": 1.2e10, "tpu": 1.2e10}
@@ -230,7 +220,7 @@ def _errors(
     else:  # whose products a device may round to fewer digits
         with jax.default_matmul_precision("highest"):
             one, other = (jax.jit(programs(function, "both"))(*arrays) for function in (reference, fast))
-    terms = SUMMED[op.name](*(array.shape for array in case.arrays))
+    terms = op.summed(*(array.shape for array in case.arrays))
     largest = max(array.size for array in inputs)
     summed = [terms for _ in jax.tree.leaves(one[0])]
     summed += [terms * largest / array.size for array in inputs if is_floating(array)]

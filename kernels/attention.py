@@ -186,6 +186,7 @@ OP = Op(
         "gpu_window": _case(32, 1024, 8, 2, 64, 64, dtype="bfloat16", window=256),
     },
     draw=draw,
+    summed=lambda q, k, v: q[1] + q[3],
     fast={"cpu": _cpu, "cuda": _cuda, "tpu": _tpu},
     supports=supports,
 )

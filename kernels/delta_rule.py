@@ -177,6 +177,7 @@ OP = Op(
         "gpu": _case(32, 1024, 8, 64, 64, dtype="bfloat16"),
     },
     draw=draw,
+    summed=lambda q, k, v, beta, log_decay: q[1] * q[3],
     fast={"cpu": _cpu, "cuda": _accelerator, "tpu": _accelerator},
     fast_vjp={"cpu": _vjp_cpu},
 )

@@ -186,6 +186,7 @@ OP = Op(
         "gpu": _case(32, 1024, 512, dtype="bfloat16"),
     },
     draw=draw,
+    summed=lambda a, b: a[1],
     fast={"cuda": _cuda, "tpu": _tpu},
     fast_vjp={"cpu": _vjp_cpu, "cuda": _vjp_cuda, "tpu": _vjp_tpu},
     supports=supports,

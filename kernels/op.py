@@ -54,6 +54,7 @@ class Op:
       batched: which arrays have the leading axis B, as all outputs then have; `vmap` folds its axis into it.
       cases: shapes and settings by name; those of up to `SMALL` numbers are what tests compute.
       draw: (case, random generator) to arrays of the case's shapes, as float64 or whole numbers, with values as in use.
+      summed: the arrays' shapes to how many terms one number of the result is a sum of, at most: what it rounds by.
       fast: faster functions of the reference's signature, by platform: `cpu`, `cuda` or `tpu`. One that is a Pallas
         kernel also has the keyword `interpret`, False unless a test runs it on another device; so in `fast_vjp`.
       fast_vjp: (arrays, outputs, cotangents, **settings) to the cotangents of the floating arrays, by platform.
@@ -67,6 +68,7 @@ class Op:
     batched: tuple[bool, ...]
     cases: Mapping[str, Case]
     draw: Callable[[Case, np.random.Generator], tuple[np.ndarray, ...]]
+    summed: Callable[..., int]
     fast: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     fast_vjp: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     supports: Callable[[str, Sequence[Any], Mapping[str, Any]], str] = lambda platform, avals, settings: ""

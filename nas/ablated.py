@@ -16,13 +16,13 @@ from rich.text import Text
 
 from nas.judge.lift import t_quantile
 from nas.judge.noise import seed_sigma
-from nas.leaderboard import markdown
 from nas.progress import one_line, plain_console, short
 from nas.propose.pieces import Piece
 from nas.propose.resize import MATCHED, Size
 from nas.records import Value, to_plain
 from nas.standings import Records, Row
 from nas.store import Entry
+from nas.tables import markdown
 
 LEVEL = 0.05
 """Share of intervals that miss."""

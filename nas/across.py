@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from nas.judge.belief import BASELINE_SEEDS, LEVEL, SEEDS, Effect, Retrained, assess
-from nas.leaderboard import cut as cut
-from nas.leaderboard import markdown as escaped
 from nas.progress import duration, one_line, short
 from nas.submitted import (
     RECORD,
@@ -30,6 +28,7 @@ from nas.submitted import (
     read_entry,
     to_json,
 )
+from nas.tables import cut, markdown
 
 README = "README.md"
 
@@ -135,9 +134,9 @@ def to_markdown(entries: Sequence[Submission]) -> str:
     title = folder_name(space["name"], space["version"])
     looks = {to_json(entry.record["run"]): entry.record["accesses"]["test"] for entry in entries}
     head = [
-        f"# {escaped(title)}",
+        f"# {markdown(title)}",
         "",
-        f"Score: {escaped(space['metric'])} on the {space['test_split']['examples']:,} examples of the test split, "
+        f"Score: {markdown(space['metric'])} on the {space['test_split']['examples']:,} examples of the test split, "
         f"{direction} is better, after {space['steps'][-1]:,} training steps. Limits: {_limits(space['contract'])}. "
         "Other versions of this space have tables of their own.",
         "",
@@ -214,7 +213,7 @@ def _cells(line: _Line, rank: tuple[int, int] | None, digits: int) -> list[str]:
     return [
         "–" if first is None else f"{first}" if first == last else f"{first}–{last}",
         f"[{line.entry}]({line.entry}/{SOURCE})" if line.entry else "",
-        escaped(cut(one_line(str(row["name"])))) or "(no idea given)",
+        markdown(cut(one_line(str(row["name"])))) or "(no idea given)",
         _claim(claim),
         "" if claim is None else f"{claim['adjusted']:.2g}",
         *_estimate(says["test"], digits),
@@ -225,7 +224,7 @@ def _cells(line: _Line, rank: tuple[int, int] | None, digits: int) -> list[str]:
         *_estimate(says["split_reuse"], digits, "+"),
         _count(row["program"], "params"),
         _count(row["program"], "flops"),
-        "baseline" if row["baseline"] else escaped(one_line(str(row["arm"]))),
+        "baseline" if row["baseline"] else markdown(one_line(str(row["arm"]))),
     ]
 
 
@@ -247,7 +246,7 @@ def _over(claim: Mapping[str, Any] | None, baselines: Mapping[int, str], digits:
     if effect is None:
         return ""
     low, high = (f"{end:+.{digits}f}" for end in Effect(**effect).interval())
-    name = escaped(one_line(str(baselines[effect["against"]])))
+    name = markdown(one_line(str(baselines[effect["against"]])))
     return f"{name} {effect['value']:+.{digits}f} \\[{low}, {high}\\]"
 
 
@@ -262,7 +261,7 @@ def _costs(entries: Sequence[Submission]) -> list[str]:
         machines.setdefault(device(entry.record), []).append(entry)
     lines = ["", "## Cost"]
     for name in sorted(machines):
-        lines += ["", f"On {escaped(name)}:", ""]
+        lines += ["", f"On {markdown(name)}:", ""]
         lines += ["| entry | candidate's search | its seeds | whole search | whole confirmation | dollars |"]
         lines += ["|:--|--:|--:|--:|--:|--:|"]
         for entry in machines[name]:
@@ -300,7 +299,7 @@ def _details(entries: Sequence[Submission]) -> list[str]:
         lost = ", ".join(f"{name}: {why}" for name, why in sorted(record["baselines_left_out"].items()))
         lines += ["", f"### {entry.name}", ""]
         lines += [
-            f"- {escaped(one_line(text))}"
+            f"- {markdown(one_line(text))}"
             for text in (
                 row["idea"] or "(no idea given)",
                 f"By {row['arm']} ({row['operator'] or 'no operator'}); made from candidates: {parents}",

@@ -15,14 +15,12 @@ import io
 import json
 import math
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len, set_cell_size
 from rich.table import Table
 from rich.text import Text
@@ -37,6 +35,7 @@ from nas.progress import counts, duration, moment, one_line, plain_console, shor
 from nas.records import to_plain
 from nas.standings import Arm, Board, Front, Row, board, read
 from nas.store import Store, StoreError, locks
+from nas.tables import Column, headed, markdown, markdown_table
 
 RESULTS = Path("results/runs")
 """Where runs are looked for by name."""
@@ -210,35 +209,28 @@ def _dots(rung: int, board: Board) -> str:
 # ---- the formats
 
 
-@dataclass(frozen=True, slots=True)
-class _Column:
-    key: str
-    heading: str
-    right: bool = True
-
-
 _COLUMNS = (
-    _Column("rank", "#"),
-    _Column("candidate", "id"),
-    _Column("name", "idea or name", right=False),
-    _Column("arm", "arm", right=False),
-    _Column("rung", "rung", right=False),
-    _Column("score", "score"),
-    _Column("again", "again"),
-    _Column("error", "±"),
-    _Column("seeds", "n"),
-    _Column("delta", "Δσ"),
-    _Column("params", "params"),
-    _Column("flops", "FLOPs"),
-    _Column("step", "step"),
-    _Column("front", "front", right=False),
-    _Column("lr", "lr"),
-    _Column("used", "used"),
-    _Column("usd", "$"),
-    _Column("parents", "parents", right=False),
+    Column("rank", "#"),
+    Column("candidate", "id"),
+    Column("name", "idea or name", right=False),
+    Column("arm", "arm", right=False),
+    Column("rung", "rung", right=False),
+    Column("score", "score"),
+    Column("again", "again"),
+    Column("error", "±"),
+    Column("seeds", "n"),
+    Column("delta", "Δσ"),
+    Column("params", "params"),
+    Column("flops", "FLOPs"),
+    Column("step", "step"),
+    Column("front", "front", right=False),
+    Column("lr", "lr"),
+    Column("used", "used"),
+    Column("usd", "$"),
+    Column("parents", "parents", right=False),
 )
 _CONFIRMED = tuple(
-    _Column(key, heading, right=key not in ("name", "arm", "claim", "rank")) for key, heading in confirmed.COLUMNS
+    Column(key, heading, right=key not in ("name", "arm", "claim", "rank")) for key, heading in confirmed.COLUMNS
 )
 _DROPPED = ("parents", "usd", "used", "lr", "step", "front", "flops", "error", "params", "again", "seeds", "rank")
 """Columns that go, in this order, where the terminal is too narrow."""
@@ -246,7 +238,6 @@ _OPTIONAL = ("again", "step", "usd", "inference", "match")
 """Columns that are left out where no row has anything there."""
 _NAME_CELLS = 24
 """A column is dropped rather than names be cut shorter than this."""
-_NAME_CHARACTERS = 100
 
 
 def _cells(row: Row, board: Board) -> dict[str, str]:
@@ -340,7 +331,7 @@ def _confirmed_cells(board: Board) -> list[dict[str, str]]:
 
 
 def _table(
-    columns: Sequence[_Column], dropped: Sequence[str], cells: Sequence[Mapping[str, str]], blue: Sequence[bool],
+    columns: Sequence[Column], dropped: Sequence[str], cells: Sequence[Mapping[str, str]], blue: Sequence[bool],
     width: int,
 ) -> Table:  # fmt: skip
     """A table for a terminal, without the columns that it has no room for; baselines are blue."""
@@ -351,15 +342,7 @@ def _table(
         if _room(shown, widths, width) < min(_NAME_CELLS, widths["name"]):
             shown = [column for column in shown if column.key != key]
     widths["name"] = max(min(widths["name"], _room(shown, widths, width)), 1)
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for column in shown:
-        table.add_column(
-            Text(column.heading),
-            justify="right" if column.right else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-            width=widths[column.key],
-        )
+    table = headed(shown, widths)
     for row, is_blue in zip(cells, blue, strict=True):
         whole = {**row, "name": _shortened(row["name"], widths["name"])}
         table.add_row(*(Text(whole[c.key]) for c in shown), style="cyan" if is_blue else None)
@@ -376,11 +359,11 @@ def _shortened(name: str, width: int) -> str:
     return f"{set_cell_size(name, width - 1 - cell_len(name[end:])).rstrip()}…{name[end:]}"
 
 
-def _filled(columns: Sequence[_Column], cells: Sequence[Mapping[str, str]]) -> list[_Column]:
+def _filled(columns: Sequence[Column], cells: Sequence[Mapping[str, str]]) -> list[Column]:
     return [c for c in columns if c.key not in _OPTIONAL or any(row[c.key] != "–" for row in cells)]
 
 
-def _room(shown: Sequence[_Column], widths: Mapping[str, int], width: int) -> int:
+def _room(shown: Sequence[Column], widths: Mapping[str, int], width: int) -> int:
     """Cells that the other columns, two apart, leave to names."""
     return width - sum(widths[column.key] for column in shown if column.key != "name") - 2 * (len(shown) - 1)
 
@@ -391,35 +374,12 @@ def to_markdown(board: Board, top: int | None = TOP) -> str:
     head, *notes = caption(board)
     lines = [f"**{markdown(head)}**", ""]
     if board.confirmed:
-        lines += [*_markdown_table(_CONFIRMED, _confirmed_cells(board)), "", f"All of the search, {UNCONFIRMED}:", ""]
-    lines += _markdown_table(_COLUMNS, [_cells(row, board) for row in rows])
+        cells = _confirmed_cells(board)
+        lines += [*markdown_table(_filled(_CONFIRMED, cells), cells), "", f"All of the search, {UNCONFIRMED}:", ""]
+    cells = [_cells(row, board) for row in rows]
+    lines += markdown_table(_filled(_COLUMNS, cells), cells)
     lines += ["", *(f"- {markdown(note)}" for note in _hidden(board, rows) + notes)]
     return "\n".join(lines) + "\n"
-
-
-def _markdown_table(columns: Sequence[_Column], cells: Sequence[Mapping[str, str]]) -> list[str]:
-    columns = _filled(columns, cells)
-    lines = ["| " + " | ".join(c.heading.strip() for c in columns) + " |"]
-    lines += ["|" + "|".join("--:" if c.right else ":--" for c in columns) + "|"]
-    for row in cells:
-        texts = {**row, "name": cut(row["name"])}
-        lines.append("| " + " | ".join(markdown(texts[c.key]) for c in columns) + " |")
-    return lines
-
-
-def cut(text: str) -> str:
-    return text if len(text) <= _NAME_CHARACTERS else text[: _NAME_CHARACTERS - 1].rstrip() + "…"
-
-
-_MARKDOWN = str.maketrans(
-    {character: f"\\{character}" for character in "\\`*_[]|~"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
-)
-
-
-def markdown(text: str) -> str:
-    """Text without any markup, HTML, links or mentions of its own."""
-    text = text.translate(_MARKDOWN).replace("://", "&#58;//")
-    return re.sub(r"(?<!\w)@", "&#64;", text)
 
 
 def to_csv(board: Board, top: int | None = None) -> str:

@@ -22,7 +22,7 @@ from nas.admit import Flow, Stopped, drive_all
 from nas.confirm import SEEDS_A_JOB, measured
 from nas.execute import Event, Executor
 from nas.flows import Place, admission, training
-from nas.leaderboard import RESULTS, find_run, markdown
+from nas.leaderboard import RESULTS, find_run
 from nas.loop import stop_on_signals
 from nas.progress import one_line
 from nas.records import Failure, Retraining
@@ -302,7 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if parsed.format == "table":
                 write_table(made, sys.stdout)
             else:
-                sys.stdout.write(to_json(made) if parsed.format == "json" else to_markdown(made, markdown))
+                sys.stdout.write(to_json(made) if parsed.format == "json" else to_markdown(made))
             sys.stdout.flush()
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end

@@ -7,12 +7,11 @@ trained here, and nothing looks at the test split: that is for confirmation alon
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any, TextIO
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -24,8 +23,7 @@ from nas.records import Retraining
 from nas.sizes import SEEDS_TRIED, TRIED, Choice, Protocol, Size, State, Subject
 from nas.space import SearchSpace
 from nas.standings import Records
-
-_NAME_CHARACTERS = 100
+from nas.tables import Column, headed, markdown, markdown_table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -322,25 +320,18 @@ def _problems(report: Report) -> list[str]:
 # ---- the formats
 
 
-@dataclass(frozen=True, slots=True)
-class _Column:
-    key: str
-    heading: str
-    right: bool = True
-
-
 _GAINS = (
-    _Column("size", "size", right=False), _Column("id", "id"), _Column("score", "score"), _Column("gain", "gain"),
-    _Column("interval", "95 %"), _Column("over", "over", right=False), _Column("verdict", "verdict", right=False),
+    Column("size", "size", right=False), Column("id", "id"), Column("score", "score"), Column("gain", "gain"),
+    Column("interval", "95 %"), Column("over", "over", right=False), Column("verdict", "verdict", right=False),
 )  # fmt: skip
 _FITS = (
-    _Column("id", "id"), _Column("name", "idea or name", right=False), _Column("exponent", "exponent"),
-    _Column("interval", "95 %"), _Column("sizes", "sizes"), _Column("n", "n"), _Column("apart", "off"),
+    Column("id", "id"), Column("name", "idea or name", right=False), Column("exponent", "exponent"),
+    Column("interval", "95 %"), Column("sizes", "sizes"), Column("n", "n"), Column("apart", "off"),
 )  # fmt: skip
 _ROWS = (
-    _Column("size", "size", right=False), _Column("id", "id"), _Column("name", "idea or name", right=False),
-    _Column("score", "score"), _Column("error", "±"), _Column("n", "n"), _Column("lr", "lr"),
-    _Column("params", "params"), _Column("flops", "FLOPs"),
+    Column("size", "size", right=False), Column("id", "id"), Column("name", "idea or name", right=False),
+    Column("score", "score"), Column("error", "±"), Column("n", "n"), Column("lr", "lr"),
+    Column("params", "params"), Column("flops", "FLOPs"),
 )  # fmt: skip
 _SHORTENED = ("name", "over")
 """Columns that give way where there is no room."""
@@ -404,7 +395,7 @@ def _fit_cells(report: Report) -> list[dict[str, str]]:
     ]
 
 
-def _tables(report: Report) -> list[tuple[Sequence[_Column], list[dict[str, str]]]]:
+def _tables(report: Report) -> list[tuple[Sequence[Column], list[dict[str, str]]]]:
     made = [(_GAINS, _gain_cells(report)), (_ROWS, _row_cells(report)), (_FITS, _fit_cells(report))]
     return [(columns, cells) for columns, cells in made if cells]
 
@@ -421,36 +412,24 @@ def write_table(report: Report, stream: TextIO) -> None:
         console.print(Text(note, style="dim"))
 
 
-def _table(columns: Sequence[_Column], cells: Sequence[Mapping[str, str]], width: int) -> Table:
+def _table(columns: Sequence[Column], cells: Sequence[Mapping[str, str]], width: int) -> Table:
     widths = {c.key: max(Text(text).cell_len for text in (c.heading, *(row[c.key] for row in cells))) for c in columns}
     for key in _SHORTENED:
         if key in widths:
             others = sum(widths.values()) - widths[key] + 2 * (len(columns) - 1)
             widths[key] = max(min(widths[key], width - others), 4)
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for column in columns:
-        table.add_column(
-            Text(column.heading),
-            justify="right" if column.right else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-            width=widths[column.key],
-        )
+    table = headed(columns, widths)
     for row in cells:
         table.add_row(*(Text(row[column.key]) for column in columns))
     return table
 
 
-def to_markdown(report: Report, safe: Callable[[str], str]) -> str:
-    """The report as Markdown; `safe` takes every markup out of a text."""
-    lines = [f"**{safe(head(report))}**", "", *(f"- {safe(sentence)}" for sentence in sentences(report))]
+def to_markdown(report: Report) -> str:
+    """The report as Markdown."""
+    lines = [f"**{markdown(head(report))}**", "", *(f"- {markdown(sentence)}" for sentence in sentences(report))]
     for columns, cells in _tables(report):
-        lines += ["", "| " + " | ".join(column.heading for column in columns) + " |"]
-        lines += ["|" + "|".join("--:" if column.right else ":--" for column in columns) + "|"]
-        for row in cells:
-            texts = row | ({"name": row["name"][:_NAME_CHARACTERS]} if "name" in row else {})
-            lines.append("| " + " | ".join(safe(texts[column.key]) for column in columns) + " |")
-    return "\n".join([*lines, "", *(f"- {safe(note)}" for note in notes(report))]) + "\n"
+        lines += ["", *markdown_table(columns, cells)]
+    return "\n".join([*lines, "", *(f"- {markdown(note)}" for note in notes(report))]) + "\n"
 
 
 def to_json(report: Report) -> str:

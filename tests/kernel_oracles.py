@@ -94,14 +94,3 @@ ORACLES: dict[str, Callable[..., Any]] = {
     "short_convolution": short_convolution,
 }
 """By operation."""
-
-SUMMED: dict[str, Callable[..., int]] = {
-    "attention": lambda q, k, v: q[1] + q[3],
-    "cross_entropy": lambda hidden, head, targets: sum(head),
-    "delta_rule": lambda q, k, v, beta, log_decay: q[1] * q[3],
-    "gated_linear_attention": lambda q, k, v, log_decay: q[1] * q[3],
-    "linear_recurrence": lambda a, b: a[1],
-    "rms_norm": lambda x, scale: x[-1],
-    "short_convolution": lambda x, weights: weights[0],
-}
-"""By operation, from the arrays' shapes: terms that one number of the result is a sum of."""

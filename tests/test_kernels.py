@@ -104,7 +104,7 @@ def compare(what: str, got: Any, expected: Any, terms: float, dtype: str) -> Non
 
 
 def terms(op: Op, name: str) -> int:
-    return kernel_oracles.SUMMED[op.name](*(array.shape for array in op.cases[name].arrays))
+    return op.summed(*(array.shape for array in op.cases[name].arrays))
 
 
 def cotangents(function: Callable[..., Any], arrays: Sequence[Any], weights: Sequence[Any]) -> list[Any]:
@@ -152,7 +152,7 @@ def check_derivative(op: Op, name: str, dtype: str, function: Callable[..., Any]
 
 def test_every_listed_operation_has_a_file_and_an_oracle() -> None:
     assert sorted(kernels.NAMES) == sorted(PRESENT)
-    assert sorted(kernels.NAMES) == sorted(kernel_oracles.ORACLES) == sorted(kernel_oracles.SUMMED)
+    assert sorted(kernels.NAMES) == sorted(kernel_oracles.ORACLES)
     assert {path.stem for path in Path(kernels.__file__).parent.glob("*.py")} == {
         *kernels.NAMES,
         "__init__",
