@@ -23,6 +23,7 @@ from nas.admit.gate import check
 from nas.admit.trace import execute, functions
 from nas.export.__main__ import main
 from nas.export.card import _block, _lineage, _locks
+from nas.export.copying import Place, copy
 from nas.export.events import crc32c, record, write_events
 from nas.export.source import evaluate, network, score
 from nas.export.tables import trials_table, write_trials
@@ -308,6 +309,21 @@ def test_what_cannot_stand_alone_is_refused_in_one_line(tmp_path: Path) -> None:
         network(space, again, {}, {}, "")
     with pytest.raises(StoreError, match="nas.kernels"):
         network(space, DEEP.replace("# A remark", "from nas.kernels import scan\n#"), {}, {}, "")
+
+
+def test_name_inside_a_string_is_copied_by_its_name_or_not_at_all(tmp_path: Path) -> None:
+    (tmp_path / "said.py").write_text('SIZE = 3\n\n\ndef said(x):\n    return f"{x:{SIZE}} of {SIZE}"\n')
+    place = Place(tmp_path / "said.py", "said")
+    names: dict[str, Any] = {}
+    exec(copy([place]).text, names)
+    assert names["said"](1) == "  1 of 3"
+    try:
+        renamed = copy([place], taken={"SIZE"})
+    except StoreError as error:
+        assert "in a string, which cannot be copied as 'SIZE_'" in str(error)
+    else:  # Python 3.12 and later know where it stands
+        exec(renamed.text, names)
+        assert names["said"](1) == "  1 of 3" and "SIZE_ = 3" in renamed.text
 
 
 def test_skeleton_of_the_space_is_copied(tmp_path: Path) -> None:

@@ -210,6 +210,9 @@ class _Copy:
         def edit(node: ast.expr | ast.stmt, text: str) -> None:
             assert node.end_lineno is not None and node.end_col_offset is not None, "parsed from text"
             begin, end = starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
+            if content[begin:end].decode(errors="replace") != ast.unparse(node):  # as in an f-string of Python 3.11
+                where = f"{file.path.name} line {statement.lineno}"
+                raise StoreError(f"{where} has '{ast.unparse(node)}' in a string, which cannot be copied as '{text}'")
             edits.append((begin, end, text))
 
         apart = _arguments(statement)
