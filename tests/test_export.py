@@ -518,6 +518,26 @@ def confirmed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
 
 
 @pytest.mark.slow
+def test_folder_of_several_tasks_has_weights_for_each(tmp_path: Path) -> None:
+    chosen = ["--space", f"{RINGS}:tasks", "--budget", "2", "--proposer", "evolution", "--confirm", "1"]
+    assert search([*chosen, "--results", str(tmp_path), "--name", "run"]) == 0
+    store = Store(tmp_path / "run")
+    (finalist,) = {row.candidate for row in store.retrainings()} - {
+        entry.candidate.id for entry in store.entries() if entry.candidate.arm == "baseline"
+    }
+    assert main([str(tmp_path / "run"), str(finalist), "--out", str(tmp_path / "out")]) == 0
+    tasks = json.loads((tmp_path / "out" / "config.json").read_text())["evaluation"]["tasks"]
+    assert len(tasks) > 1 and all(task in (tmp_path / "out" / "README.md").read_text() for task in tasks)
+    module = imported(tmp_path / "out" / "network.py")
+    x = np.ones((2, *load(f"{RINGS}:tasks").contract.input_shape), np.float32)
+    outputs = [np.asarray(module.predict(module.load(task), x)) for task in tasks]
+    assert all((outputs[0] != other).any() for other in outputs[1:])
+    np.testing.assert_array_equal(np.asarray(module.predict(module.load(), x)), outputs[0])
+    with pytest.raises(ValueError, match=f"no weights of 'another'; it has those of {tasks[0]}"):
+        module.load("another")
+
+
+@pytest.mark.slow
 def test_folder_gives_the_score_of_the_leaderboard(confirmed: tuple[Path, int], tmp_path: Path) -> None:
     run, finalist = confirmed
     assert main([str(run), str(finalist), "--out", str(tmp_path / "out")]) == 0

@@ -43,7 +43,7 @@ def readme(
     parts = [
         _header(made, winner, name),
         f"# {name}\n\nA network that an architecture search found, in the words of whoever wrote it:\n\n{_block(idea)}",
-        _use(named),
+        _use(named, config["evaluation"]["tasks"]),
         _metrics(made, winner),
         _data(store, made, winner, config),
         _training(config),
@@ -98,14 +98,16 @@ def _name(made: Board, winner: "Winner") -> str:
 # ---- the sections
 
 
-def _use(named: Mapping[str, str]) -> str:
+def _use(named: Mapping[str, str], tasks: Sequence[str]) -> str:
+    first = repr(tasks[0]) if tasks else ""
+    each = f" There are weights for each of the tasks\n{', '.join(tasks)}." if tasks else ""
     return (
         "## Use\n\n"
         "    pip install -r requirements.txt   # jax and flax\n"
         "    python evaluate.py                # gives the test score below, to 1e-6\n\n"
-        f"`network.py` is all that a program needs: `network.{named['load']}()` returns the trained network in\n"
+        f"`network.py` is all that a program needs: `network.{named['load']}({first})` returns the trained network in\n"
         f"evaluation mode, `network.{named['predict']}(model, x)` its outputs, `network.{named['build']}(seed)` a "
-        "fresh one.\n`weights.safetensors` names each array by its place in the network."
+        f"fresh one.\n`weights.safetensors` names each array by its place in the network.{each}"
     )
 
 
@@ -151,7 +153,7 @@ def _data(store: Store, made: Board, winner: "Winner", config: Mapping[str, Any]
         f"{', '.join(counts)}. The search chose by the\nvalidation split; the test split was kept from it and opened "
         f"at the confirmation, where this run scored {looked:,} trainings\non it, once each. "
         f"`{config['evaluation']['file']}`, where it is in this folder, is that split as arrays `inputs` and\n"
-        "`targets`, made by the space."
+        f"`targets`, made by the space{', one task after the other' if config['evaluation']['tasks'] else ''}."
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 STAGED = "leaves.safetensors"
-"""File with a seed's arrays by number: averaged parameters, then calibrated state."""
+"""File with a seed's arrays by task and number: averaged parameters, then calibrated state."""
 
 
 def arrays_job(
@@ -31,7 +31,7 @@ def arrays_job(
       folder: where to write.
       test: name of the test split's file there.
     Returns:
-      `leaves` and `examples`, the numbers of arrays and of test examples.
+      `leaves` and `examples`, the numbers of arrays of a network and of test examples.
     """
     import jax
     import numpy as np
@@ -46,16 +46,17 @@ def arrays_job(
     loaded = load(space)
     train, split = loaded.task.split("train"), loaded.task.split("test")
     engine = Engine(loaded, read_program(Path(program), digest), param_leaves, train, train, Plan(**how))
-    template, tree = jax.tree.flatten(engine.template())
+    template, tree = jax.tree.flatten([engine.template()] * len(engine.parts))
     leaves, _ = checkpoint.load(Path(weights), template, {"digest": digest, "step": step})
-    params, state, opt, _ = jax.device_put(jax.tree.unflatten(tree, leaves))
-    if state:
-        state = engine.calibrated(params, state, opt)
-    averaged = jax.jit(contrib.schedule_free_eval_params)(opt, params)
-    found = [np.asarray(leaf) for leaf in (*averaged, *state)]
-    write_arrays(Path(folder) / STAGED, {f"{index:04d}": leaf for index, leaf in enumerate(found)})
+    arrays: dict[str, Any] = {}
+    for part, (params, state, opt, _) in enumerate(jax.device_put(jax.tree.unflatten(tree, leaves))):
+        settled = engine.calibrated(params, state, opt, part) if state else state
+        averaged = jax.jit(contrib.schedule_free_eval_params)(opt, params)
+        found = [np.asarray(leaf) for leaf in (*averaged, *settled)]
+        arrays |= {f"{part}/{index:04d}": leaf for index, leaf in enumerate(found)}
+    write_arrays(Path(folder) / STAGED, arrays)
     write_arrays(Path(folder) / test, {"inputs": np.asarray(split.inputs), "targets": np.asarray(split.targets)})
-    return {"leaves": len(found), "examples": len(split.inputs)}
+    return {"leaves": len(arrays) // len(engine.parts), "examples": len(split.inputs)}
 
 
 def write_arrays(path: Path, arrays: dict[str, Any]) -> None:

@@ -54,7 +54,8 @@ def network(
     """
     tree = ast.parse(source)
     own = _Own(tree)
-    helpers = copying.copy([Place(_STANDALONE, name) for name in ("predict", "fill", "read_arrays")])
+    wanted = ["predict", "fill", "read_arrays", *(["own_arrays"] if space.task.parts else [])]
+    helpers = copying.copy([Place(_STANDALONE, name) for name in wanted])
     taken = {*own.names, "SPEC", "HP", "build", "load", *_defined(helpers.text)}
     needs, skeleton = _needs(own, tree), _skeleton(space)
     before = copying.copy(needs, taken, own.kernels)
@@ -201,16 +202,20 @@ def _build(space: SearchSpace, skeleton: str) -> str:
             settings = _whole(space.skeleton)[1]
         more = "".join(f", {name}={value!r}" for name, value in settings.items())
         unit = f"{skeleton}({space.scope}, SPEC, HP, rngs=rngs{more})"
+    tasks = space.task.parts
+    given = f"task={tasks[0]!r}, " if tasks else ""
+    which = f" of a task: {', '.join(tasks)}" if tasks else ""
+    arrays = 'own_arrays(read_arrays(path), f"{task}/")' if tasks else "read_arrays(path)"
     return (
         "def build(seed=0):\n"
         '    """The network with fresh weights, ready to be trained."""\n'
         "    rngs = nnx.Rngs(jax.random.key(seed))\n"
         f"    return {unit}\n\n\n"
-        'def load(path=Path(__file__).with_name("weights.safetensors")):\n'
-        '    """The network with the weights of a file, in evaluation mode."""\n'
+        f'def load({given}path=Path(__file__).with_name("weights.safetensors")):\n'
+        f'    """The network with the weights of a file, in evaluation mode{which}."""\n'
         "    model = nnx.eval_shape(build)  # shapes alone: every array is in the file\n"
         "    model.eval()\n"
-        "    fill(model, read_arrays(path))\n"
+        f"    fill(model, {arrays})\n"
         "    return model"
     )
 

@@ -77,6 +77,15 @@ def read_arrays(path: Any) -> dict[str, Any]:
     return arrays
 
 
+def own_arrays(arrays: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """The arrays whose names begin so, by what follows."""
+    own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    if not own:
+        known = ", ".join(sorted({name.partition("/")[0] for name in arrays}))
+        raise ValueError(f"the file has no weights of {prefix.rstrip('/')!r}; it has those of {known}")
+    return own
+
+
 def score_each(model: Any, predict: Any, score: Any, split: dict[str, Any], batch: int, options: dict[str, Any]) -> Any:
     """The score of every example of a split, float32.
 
@@ -103,14 +112,22 @@ def score_each(model: Any, predict: Any, score: Any, split: dict[str, Any], batc
 
 
 def run_folder(folder: Path, load: Any, predict: Any, score: Any, read_arrays: Any) -> Any:
-    """The score of every example of the folder's test split."""
+    """The score of every example of the folder's test split, one task after the other where there are several."""
     import json
+
+    import numpy as np
 
     config = json.loads((folder / "config.json").read_text("utf-8"))["evaluation"]
     path = folder / config["file"]
     if not path.exists():
         raise SystemExit(f"{path.name} is not here; it holds the test split as arrays 'inputs' and 'targets'")
-    return score_each(load(), predict, score, read_arrays(path), config["batch"], config["compiler_options"])
+    split, tasks = read_arrays(path), config["tasks"]
+    models = [load(task) for task in tasks] if tasks else [load()]
+    count, found = len(split["inputs"]) // len(models), []
+    for place, model in enumerate(models):
+        own = {name: array[place * count : (place + 1) * count] for name, array in split.items()}
+        found.append(score_each(model, predict, score, own, config["batch"], config["compiler_options"]))
+    return np.concatenate(found)
 
 
 def compare(folder: Path, scores: Any) -> int:

@@ -175,9 +175,9 @@ def _space(store: Store) -> SearchSpace:
     if digest(space) != store.config["space_digest"]:
         text = f"'{store.folder}' was made with another state of space '{space.name}@{store.config['space_version']}'"
         raise StoreError(f"{text}; restore the space's file, then export")
-    if space.task.parts or space.spec.dtype != "float32":
-        text = "of several tasks, or in another dtype than float32"
-        raise StoreError(f"a network {text} cannot be exported yet; nas.leaderboard --show ID prints its source")
+    if space.spec.dtype != "float32":
+        text = f"a network that computes in {space.spec.dtype} cannot be exported yet"
+        raise StoreError(f"{text}; nas.leaderboard --show ID prints its source")
     return space
 
 
@@ -232,7 +232,7 @@ def _prove(store: Store, winner: Winner, space: SearchSpace, folder: Path, named
             raise StoreError(
                 f"the exported network has {len(names)} arrays and the program {count}; please report this"
             )
-        _rename_arrays(folder, names)
+        _rename_arrays(folder, names, space.task.parts)
         need = Need(cpus=1, memory_bytes=TRAIN_MEMORY_BYTES)  # what is sealed is given no accelerator
         scores = np.frombuffer(_run(executor, "scores_job", {"folder": str(folder)}, need, sealed=folder), np.float32)
     return _agreed(store, seed, scores)
@@ -256,11 +256,15 @@ def _run(
             return event.result
 
 
-def _rename_arrays(folder: Path, names: Sequence[str]) -> None:
+def _rename_arrays(folder: Path, names: Sequence[str], tasks: Sequence[str]) -> None:
+    """Give the arrays the names that they have in the network, behind their task's where there are several."""
     from safetensors.numpy import load_file
 
-    found = load_file(folder / jobs.STAGED)
-    jobs.write_arrays(folder / WEIGHTS, {name: found[f"{index:04d}"] for index, name in enumerate(names)})
+    found, named = load_file(folder / jobs.STAGED), dict[str, np.ndarray]()
+    for part, task in enumerate(tasks or [""]):
+        before = f"{task}/" if task else ""
+        named |= {before + name: found[f"{part}/{index:04d}"] for index, name in enumerate(names)}
+    jobs.write_arrays(folder / WEIGHTS, named)
 
 
 def _agreed(store: Store, seed: Retraining, scores: np.ndarray) -> float:
@@ -305,6 +309,7 @@ def _config(store: Store, winner: Winner, space: SearchSpace) -> dict[str, Any]:
         "evaluation": {
             "metric": space.task.metric, "maximize": space.task.maximize, "score": seed.test["score"],
             "examples": seed.test["examples"], "file": TEST, "batch": space.recipe.eval_batch,
+            "tasks": list(space.task.parts),
             "compiler_options": {} if plan["eval_level"] is None else options,
         },
         "run": {
