@@ -411,7 +411,7 @@ def test_hostile_text_does_nothing_in_a_folder(tmp_path: Path) -> None:
     assert [line.count("|") for line in lineage.splitlines()[2:]] == [6] * 4
     assert all(line.startswith("    ") for line in _block("a\n# b\r\x1b[2J```\u2028c").splitlines())
 
-    idea = r'''Ends """ here\\" \N{DIGIT ONE} \x1b[2J\u202e {load} """'''
+    idea = r'''{candidate} Ends """ here\\" \N{DIGIT ONE} \x1b[2J\u202e {load} """'''
     space = load(RINGS)
     source = space.baselines["linear"]
     head = next(statement for statement in ast.parse(source).body)
@@ -419,7 +419,7 @@ def test_hostile_text_does_nothing_in_a_folder(tmp_path: Path) -> None:
     told = odd.replace("r'''", "'''", 1)  # the escapes are characters
     for text in (network(space, one, {}, {}, "About: {load}.")[0] for one in (odd, told)):
         tree = ast.parse(text)
-        assert "Ends ''' here" in (ast.get_docstring(tree) or "") and not UNPRINTABLE.search(text)
+        assert "{candidate} Ends ''' here" in (ast.get_docstring(tree) or "") and not UNPRINTABLE.search(text)
         ours = text.count('\n"""Sizes') + text.count('\n"""It declares')
         assert [type(one) for one in tree.body].count(ast.Expr) == 1 + ours
 

@@ -60,9 +60,9 @@ def network(
     needs, skeleton = _needs(own, tree), _skeleton(space)
     before = copying.copy(needs, taken, own.kernels)
     around = copying.copy([skeleton] if skeleton else [], {*taken, *before.names.values()})
-    texts = [before.text, _namespace(own, needs, before), "{candidate}", around.text]
-    texts += [_build(space, around.names[skeleton] if skeleton else ""), helpers.text]
-    ours = _numbers(space, values, tunables) + "\n" + "\n\n\n".join(text for text in texts if text) + "\n"
+    build = _build(space, around.names[skeleton] if skeleton else "")
+    ours = [_numbers(space, values, tunables), _apart(before.text, _namespace(own, needs, before))]
+    ours += [_apart(around.text, build, helpers.text)]
     lines = {*before.imports, *around.imports, *helpers.imports, *own.imports, "from types import SimpleNamespace",
              "from pathlib import Path"}  # fmt: skip
     if clash := own.binds & {name for line in lines for name in re.findall(r"\w+$", line)} - own.imported:
@@ -70,12 +70,13 @@ def network(
             f"the candidate has names of its own for {', '.join(sorted(clash))}; rename them in its source"
         )
     named = {name: _free(name, own.names) for name in FACADE}
-    for name in _defined(ours.replace("{candidate}", "")) - own.from_kernels:
-        ours = re.sub(rf"\b{name}\b", _free(name, own.names), ours)
+    for name in {name for text in ours for name in _defined(text)} - own.from_kernels:
+        ours = [re.sub(rf"\b{name}\b", _free(name, own.names), text) for text in ours]
     about = about.format(**named)
     idea = ast.get_docstring(tree) or "A candidate."
     head = f'"""{_quotable(idea)}\n\n{about}\n"""\n\n' + "\n".join(_sorted_imports(lines))
-    return f"{head}\n\n{ours}".replace("{candidate}", _rest(tree, source).strip("\n"), 1), named
+    numbers, first, last = ours
+    return f"{head}\n\n{numbers}\n{_apart(first, _rest(tree, source), last)}\n", named
 
 
 class _Own:
@@ -153,7 +154,7 @@ def _rest(tree: ast.Module, source: str) -> str:
     if drop & {line for s in kept for line in (s.lineno, s.end_lineno)}:  # several statements on a line
         return ast.unparse(ast.Module(body=kept, type_ignores=[]))
     text = "\n".join(line for number, line in enumerate(lines, 1) if number not in drop)
-    return re.sub(r"\n{4,}", "\n\n\n", text)
+    return re.sub(r"\n{4,}", "\n\n\n", text).strip("\n")
 
 
 def _numbers(space: SearchSpace, values: Mapping[str, Value], tunables: Mapping[str, Tunable]) -> str:
@@ -268,6 +269,11 @@ def _place_of(function: Any, what: str) -> Place:
 def _defined(text: str) -> set[str]:
     """Names that a text binds at its top, imports apart."""
     return {n for s in ast.parse(text).body if not isinstance(s, ast.Import | ast.ImportFrom) for n in binds(s)}
+
+
+def _apart(*texts: str) -> str:
+    """Definitions below each other, without those that are empty."""
+    return "\n\n\n".join(text for text in texts if text)
 
 
 def _free(name: str, taken: set[str]) -> str:
