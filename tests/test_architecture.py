@@ -12,7 +12,16 @@ ROOT = Path(nas.__file__).parent
 LAYERS = [
     {"nas.records", "nas.machine", "nas.files"},
     {"nas.api", "nas.layers", "nas.space", "nas.execute", "nas.llm"},
-    {"nas.store", "nas.judge", "nas.judge.*", "nas.execute.*", "nas.llm.*", "nas.progress", "nas.lookahead"},
+    {
+        "nas.store",
+        "nas.judge",
+        "nas.judge.*",
+        "nas.execute.*",
+        "nas.llm.*",
+        "nas.progress",
+        "nas.lookahead",
+        "nas.tables",
+    },
     {"nas.admit", "nas.admit.*", "nas.train", "nas.train.*", "nas.propose"},
     {"nas.propose.*", "nas.standings", "nas.costs", "nas.spending", "nas.inbox"},
     {"nas.dossier", "nas.sizes", "nas.scaled", "nas.confirmed", "nas.control", "nas.submitted", "nas.improvements"},

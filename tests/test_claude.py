@@ -197,6 +197,7 @@ def test_faults_in_a_fifth_of_the_calls_change_nothing(
     assert spent(tmp_path / "faulty", "output_tokens") >= billed["output_tokens"] - 5
 
 
+@pytest.mark.slow
 def test_replay_needs_no_server_and_gives_the_same_store(
     asked: tuple[Path, MessagesServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -343,6 +344,7 @@ def test_a_model_without_a_price_is_an_error_with_a_remedy(
     assert "--price" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_roles_have_models_of_their_own_and_the_key_may_be_an_argument(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

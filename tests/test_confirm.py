@@ -185,6 +185,7 @@ def test_confirming_again_trains_nothing(folder: Path, capsys: pytest.CaptureFix
     assert "confirmed" in capsys.readouterr().out or "no claim" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_baselines_serve_the_next_run_and_what_is_damaged_is_trained_again(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

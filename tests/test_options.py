@@ -89,6 +89,7 @@ def run(tmp_path: Path, *more: str) -> int:
     return search.main(["--budget", "4", "--workers", "2", "--results", str(tmp_path), *more])
 
 
+@pytest.mark.slow
 def test_data_that_changed_before_a_resume_is_told_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -103,9 +104,7 @@ def test_data_that_changed_before_a_resume_is_told_in_one_line(
     assert "restore the space's file or its data, or start a new run" in line
 
 
-@pytest.mark.parametrize(
-    "moment", [*(pytest.param(one, marks=pytest.mark.slow) for one in ("start", "admit")), "first"]
-)
+@pytest.mark.parametrize("moment", [pytest.param(one, marks=pytest.mark.slow) for one in ("start", "admit", "first")])
 def test_data_that_goes_during_a_run_is_one_line_and_the_run_goes_on_when_it_is_back(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
@@ -155,6 +154,7 @@ def test_trainings_on_devices_leave_cores_to_what_admits(
     assert workplace.default_workers() == expected
 
 
+@pytest.mark.slow
 def test_run_of_more_devices_than_there_are_is_not_continued(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

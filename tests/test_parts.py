@@ -75,7 +75,7 @@ def test_each_task_is_learnt_as_if_it_were_alone(traced: tuple[dict[str, bytes],
 def test_resumed_training_of_several_tasks_is_bit_identical(files: dict[str, Any], tmp_path: Path) -> None:
     whole = trained(files, 0, [60])["points"][-1][0]
     trained(files, 0, [20], save=str(tmp_path / "rung"))
-    resumed = trained(files, 20, [60], load=str(tmp_path / "rung"))["points"][-1][0]
+    resumed = trained(files, 20, [60], load=[(str(tmp_path / "rung"), 20)])["points"][-1][0]
     assert resumed["parts"] == whole["parts"] and resumed["loss"] == whole["loss"]
 
 

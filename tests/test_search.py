@@ -89,11 +89,13 @@ def test_only_checkpoints_that_can_be_needed_stay(finished: Path) -> None:
     assert len(kept) <= len(top) + len(scores) // 3
 
 
+@pytest.mark.slow
 def test_another_number_of_workers_gives_the_same_store(finished: Path, tmp_path: Path) -> None:
     subprocess.run(search(tmp_path, "one", "--workers", "1"), capture_output=True, check=True)
     assert lines(tmp_path / "one") == lines(finished)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_store(finished: Path, tmp_path: Path) -> None:
     subprocess.run(search(tmp_path, "other", "--seed", "1", budget=4), capture_output=True, check=True)
     theirs, ours = ({e.candidate.source for e in Store(run).entries()} for run in (tmp_path / "other", finished))
@@ -139,6 +141,7 @@ def test_two_processes_on_one_run_are_refused(finished: Path, capsys: pytest.Cap
         store.close()
 
 
+@pytest.mark.slow
 def test_max_hours_ends_a_search_as_cleanly_as_the_budget(tmp_path: Path) -> None:
     done = subprocess.run(
         search(tmp_path, "short", "--max-hours", "0.0022", budget=500), capture_output=True, text=True, check=False

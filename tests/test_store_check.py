@@ -172,7 +172,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str, bool]] = {
     "test scores gone": (remove(first("test/*.npz")), "not what was scored", True),
     "another test score": (edit("nas_retraining", "test", '"score": 0.', '"score": 1.'), "not what was scored", True),
     "run.json cut": (cut(first("run.json")), "run.json' cannot be read", True),
-    "run.json without its keys": (forget, "run.json' cannot be read (it lacks batch, budget, ", True),
+    "run.json without its keys": (forget, "run.json' cannot be read (it lacks baseline_seeds, batch, budget)", True),
     "parents that are no JSON": (edit("nas_candidate", "parents", "]", ""), "row 1 of nas_candidate", True),
     "parents that are no list": (execute("UPDATE nas_candidate SET parents = '{}' WHERE id = 2"), "no list", True),
     "a point that is no JSON": (execute("UPDATE nas_score SET point = '{\"st' WHERE trial = 1"), "row 1 0 of", True),

@@ -256,17 +256,17 @@ class Store:
           DamagedError: its file cannot be read, or lacks what the database knows of it.
         """
         path = self.folder / "run.json"
+        remedy = "bring it back; the table nas_run has its content but for name, machine and time"
         try:
             plain = json.loads(path.read_text("utf-8"))
             if not isinstance(plain, dict):
                 raise ValueError("it holds no object")
-            with self._friendly(), self.engine.connect() as connection:
-                known = connection.execute(sa.select(_run.c.config)).scalar() or {}
-            if lacking := sorted(known.keys() - plain.keys()):
-                raise ValueError(f"it lacks {', '.join(lacking[:3])}")
         except (OSError, ValueError) as error:
-            remedy = "bring it back; the table nas_run has its content but for name, machine and time"
             raise DamagedError(f"'{path}' cannot be read ({_reason(error)})", remedy) from error
+        with self._friendly(), self.engine.connect() as connection:
+            known = connection.execute(sa.select(_run.c.config)).scalar() or {}
+        if lacking := sorted(known.keys() - plain.keys()):
+            raise DamagedError(f"'{path}' cannot be read (it lacks {', '.join(lacking[:3])})", remedy)
         return plain
 
     def close(self) -> None:
