@@ -166,7 +166,7 @@ def fill(exported: export.Exported, platform: str) -> export.Exported:
     with mlir.make_ir_context():
         module = artifacts.deserialize_portable_artifact(exported.mlir_module_serialized)
         functions = {_symbol(op): op.operation for op in module.body.operations if _symbol(op)}
-        if not any(_is_ours(operation) for function in functions.values() for operation in _inside(function)):
+        if not any(_is_ours(operation) for function in functions.values() for operation in inside(function)):
             return exported
         live, composites = _run(functions)
         inserted: dict[Claim, str] = {}
@@ -193,7 +193,7 @@ def _run(functions: Mapping[str, Any]) -> tuple[set[str], list[Any]]:
         if name in live:
             continue
         live.add(name)
-        for operation in _inside(functions[name]):
+        for operation in inside(functions[name]):
             if _is_ours(operation):
                 composites.append(operation)
             else:
@@ -205,12 +205,13 @@ def _is_ours(operation: Any) -> bool:
     return operation.name == "stablehlo.composite" and is_ours(operation.attributes["name"].value)
 
 
-def _inside(operation: Any) -> Iterator[Any]:
+def inside(operation: Any) -> Iterator[Any]:
+    """All operations in the regions of one, at any depth."""
     for region in operation.regions:
         for block in region.blocks:
             for view in block.operations:
                 yield view.operation
-                yield from _inside(view.operation)
+                yield from inside(view.operation)
 
 
 def _names(operation: Any) -> Iterator[str]:

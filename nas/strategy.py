@@ -40,9 +40,9 @@ ONE_IN = 10
 CLAUDE, BLIND = "claude", "claude_blind"
 """The arms that ask a model: with all that the search knows, and, as a control, with nothing of it."""
 CONTROL = "control"
+"""The arm of a baseline's text in a run that does nothing but tune its numbers."""
 TUNE_BEST = "tune-best-baseline"
 """The control that decides whether searching architectures paid at all."""
-"""The arm of the best baseline's text in a run that does nothing but tune its numbers."""
 GUEST = "guest"
 """The arm of candidates that came by the door: from people, their agents, programs of their own."""
 STREAMS = 4

@@ -6,7 +6,6 @@ gets those of single precision. Nothing is compiled or run here.
 """
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from jax.core import ShapedArray
 from jax.extend import mlir as artifacts
 from jax.interpreters import mlir
 
-from nas.kernels.crossing import serialize
+from nas.kernels.crossing import inside, serialize
 
 _SINGLE = frozenset({"stablehlo.constant", "stablehlo.bitcast_convert"})
 """Operations that stay in single precision: what is written in a program, and looks at the bits of a number."""
@@ -32,7 +31,7 @@ def widened(exported: export.Exported) -> export.Exported:
     """
     with mlir.make_ir_context(), mlir.ir.Location.unknown():
         module = artifacts.deserialize_portable_artifact(exported.mlir_module_serialized)
-        for operation in list(_operations(module.operation)):
+        for operation in list(inside(module.operation)):
             _widen(operation)
         try:
             module.operation.verify()
@@ -49,14 +48,6 @@ def widened(exported: export.Exported) -> export.Exported:
 def wide(array: np.ndarray) -> np.ndarray:
     """An array as a widened program takes it."""
     return array.astype(_WIDE.get(array.dtype, array.dtype), copy=False)
-
-
-def _operations(operation: Any) -> Iterator[Any]:
-    for region in operation.regions:
-        for block in region.blocks:
-            for view in block.operations:
-                yield view.operation
-                yield from _operations(view.operation)
 
 
 def _widen(operation: Any) -> None:
