@@ -336,3 +336,19 @@ def test_dotted_follows_aliases() -> None:
     node = ast.parse("j.numpy.fft.rfft", mode="eval").body
     assert gate.dotted(node, {"j": "jax"}) == "jnp.fft.rfft"
     assert gate.dotted(node, {}) is None
+
+
+def test_names_that_are_alike_do_not_keep_the_search_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = 0
+
+    def counting(name: str, allowed: Any, n: int, cutoff: float) -> list[str]:
+        nonlocal compared
+        compared += len(name) * sum(map(len, allowed))
+        return []
+
+    monkeypatch.setattr(gate.difflib, "get_close_matches", counting)
+    for length in (30, 190):
+        bound = "".join(f"    {'ab' * (length // 2)}{i:02} = {i}\n" for i in range(45))
+        unknown = "".join(f"    {'ba' * (length // 2)}{i:02}\n" for i in range(45))
+        assert gate.check(f"def f():\n{bound}{unknown}", "Model").failures
+    assert 0 < compared < 20 * 40 * 2_000

@@ -371,15 +371,56 @@ def test_tracer_that_answers_nonsense_is_the_candidates_failure(said: Any) -> No
     assert isinstance(stop.value.value, Failure) and stop.value.value.rule == "malformed"
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"cost": 3},
+        {"cost": {"params": "1", "flops": 1, "train_flops": 1, "memory_bytes": 1, "ops": 1}},
+        {"cost": {"flops": 1}},
+        {"fingerprint": "\x1b[2J"},
+        {"param_leaves": -1},
+        {"param_leaves": True},
+        {"traits": {"loop": 1}},
+        {"sketch": [None]},
+        {"profile": {"matmul": "all"}},
+        {"more": 1},
+    ],
+)
+def test_check_that_answers_nonsense_is_the_candidates_failure(changed: dict[str, Any]) -> None:
+    blobs, leaves = traced(DENSE)
+    program = check(blobs, leaves, SPACE.contract, SPACE.recipe)
+    honest = {name: value for name, value in to_plain(program).items() if name != "blobs"}
+
+    def sent(facts: dict[str, Any]) -> Failure | Any:
+        """What admission makes of these facts: its verdict, or the job that comes next."""
+        flow = admit("mnist1d", DENSE, {})
+        (job,) = next(flow)
+        (job,) = flow.send([Event(job_id=job.id, kind="done", result={"blobs": blobs, "param_leaves": leaves})])
+        try:
+            return flow.send([Event(job_id=job.id, kind="done", result={"program": facts})])[0]
+        except StopIteration as stop:
+            return stop.value
+
+    assert sent(honest).entry == "nas.admit.leaks:leak_job"
+    refused = sent(honest | changed)
+    assert isinstance(refused, Failure) and refused.rule == "malformed"
+
+
 def test_tracer_cannot_blame_the_machine_or_tell_a_novel() -> None:
     flow = admit("mnist1d", "", {})
     (job,) = next(flow)
-    told = {"stage": "machine", "rule": "shape", "message": "\x1b[2J" + 10_000 * "a", "line": 3, "blame": "machine"}
+    told = {
+        "stage": "machine",
+        "rule": "shape\x1b]0;owned\x07",
+        "message": "\x1b[2J" + 10_000 * "a",
+        "line": 3,
+        "blame": "machine",
+    }
     with pytest.raises(StopIteration) as stop:
         flow.send([Event(job_id=job.id, kind="done", result={"failure": told})])
     failure = stop.value.value
     assert (failure.stage, failure.blame, failure.line) == ("trace", "candidate", 3)
-    assert len(failure.message) == 400 and failure.message.isprintable()
+    assert len(failure.message) == 400 and failure.message.isprintable() and failure.rule.isprintable()
 
 
 @pytest.mark.parametrize(
@@ -397,6 +438,76 @@ def test_training_and_parameters_cost_so_much_and_no_more(
         monkeypatch.setattr(checks, name, value)
     found = checked(DENSE, max_flops=259)
     assert isinstance(found, Failure) and found.rule == "flops" and start in found.message
+
+
+MOVING = """
+from nas.api import jax, jnp, lax, nnx
+
+@jax.custom_vjp
+def held(x):
+    return x
+
+def kept(x):
+    return x, None
+
+def turned(_, g):
+    return (lax.fori_loop(0, 100_000, lambda i, a: jnp.flip(a, 0), jnp.tile(g, (5, 1_000)))[: g.shape[0], :12],)
+
+held.defvjp(kept, turned)
+
+class Model(nnx.Module):
+    def __init__(self, spec, hp, *, rngs):
+        self.last = nnx.Linear(12, 3, rngs=rngs)
+        self.scale = nnx.Param(jnp.ones(12))
+
+    def __call__(self, x):
+        h = x.reshape(x.shape[0], -1) * self.scale[...]
+        return self.last(held(h))
+"""
+
+
+def test_moving_data_is_limited_where_it_costs_no_flops() -> None:
+    found = checked(MOVING, max_flops=30_000)
+    assert isinstance(found, Failure) and found.rule == "traffic" and "by a training step" in found.message
+    once = checked(MOVING.replace("100_000", "1"), max_flops=30_000)
+    assert isinstance(once, Program)
+    everywhere = checked(MOVING.replace("self.last(held(h))", "self.last(held(turned(None, h)[0]))"), max_flops=30_000)
+    assert isinstance(everywhere, Failure) and "by an evaluation" in everywhere.message
+
+
+ROWS, ROW = 1_000, 8 * 4
+
+
+def filled(x: Any, looked: bool) -> Any:
+    """A loop that fills an array row by row; each stage of it may be looked at."""
+
+    def turn(i: Any, state: tuple[Any, Any]) -> tuple[Any, Any]:
+        whole, seen = state
+        new = whole.at[i].set(x)
+        return new, seen + whole[0, 0] if looked else seen
+
+    return lax.fori_loop(0, ROWS, turn, (jnp.zeros((ROWS, 8)), 0.0))
+
+
+def changed_in_vain(x: Any, looked: bool) -> Any:
+    """A loop that changes the same array in each turn, or what it came to."""
+    start = jnp.tile(x, (ROWS, 1))
+
+    def turn(whole: Any, i: Any) -> tuple[Any, Any]:
+        new = lax.dynamic_update_index_in_dim(start if looked else whole, x + i, 0, 0)
+        return new, None
+
+    return lax.scan(turn, start, jnp.arange(ROWS, dtype=jnp.float32))[0]
+
+
+@pytest.mark.parametrize("program", [filled, changed_in_vain])
+def test_changing_part_of_an_array_moves_the_whole_only_if_that_is_needed_still(program: Callable[..., Any]) -> None:
+    def written(looked: bool) -> int:
+        blob = exported(lambda x: program(x, looked), f32(8)).mlir_module_serialized
+        return count(Reader(1 << 30).read(blob)).written
+
+    assert written(False) < 10 * ROWS * ROW
+    assert written(True) > ROWS * ROWS * ROW
 
 
 def test_process_that_somebody_killed_is_not_held_against_the_candidate() -> None:

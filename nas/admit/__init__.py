@@ -4,12 +4,13 @@
 serves a search with many candidates in flight and a person with one file (`python -m nas.admit FILE`).
 """
 
+import re
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 from nas.execute import Event, Executor, Job, Need
-from nas.records import Failure, Value, hash_blobs
+from nas.records import Cost, Failure, Value, hash_blobs
 
 T = TypeVar("T")
 Flow = Generator[Sequence[Job], Sequence[Event], T]
@@ -67,7 +68,7 @@ def admit(
         return _ended("program", checked)
     told = checked.result if isinstance(checked.result, dict) else {}
     facts = told.get("program")
-    if not isinstance(facts, dict):
+    if not isinstance(facts, dict) or not _are_facts(facts):
         return _refusal(told.get("failure"), "program")
     if facts.get("digest") != hash_blobs(blobs):
         message = "the check answered about other bytes than it was given; write the candidate in plainer operations"
@@ -88,14 +89,50 @@ def _sealed(
     return Job(id=name, entry=entry, payload=payload, need=need, timeout_s=timeout_s, priority=priority, sealed=True)
 
 
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 62
+
+
+def _is_hash(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{32,64}", value) is not None
+
+
+def _is_list(value: Any, of: type) -> bool:
+    return isinstance(value, list) and all(type(one) is of for one in value)
+
+
+_FACTS: Mapping[str, Callable[[Any], bool]] = {
+    "param_leaves": _is_count,
+    "digest": _is_hash,
+    "fingerprint": _is_hash,
+    "cost": lambda cost: (
+        isinstance(cost, dict)
+        and {*cost} == {field.name for field in fields(Cost)}
+        and all(_is_count(value) for value in cost.values())
+    ),
+    "traits": lambda traits: _is_list(traits, str),
+    "profile": lambda profile: (
+        isinstance(profile, dict)
+        and _is_list([*profile], str)
+        and all(isinstance(share, float | int) for share in profile.values())
+    ),
+    "sketch": lambda sketch: _is_list(sketch, int),
+}
+"""What the facts of a program look like: who takes over the process that reads it shall not upset the search."""
+
+
+def _are_facts(told: Any) -> bool:
+    return isinstance(told, dict) and {*told} == {*_FACTS} and all(fits(told[name]) for name, fits in _FACTS.items())
+
+
 def _refusal(told: Any, stage: Any) -> Failure:
     """Why a sealed job refuses a candidate: what it says is text from the other side, and blame is not its to say."""
     plain = told if isinstance(told, dict) else {}
     rule, message, line = plain.get("rule"), plain.get("message"), plain.get("line")
     if not isinstance(rule, str) or not isinstance(message, str):
         return Failure(stage=stage, rule="malformed", message="neither a program nor a reason came back; write it anew")
-    text = "".join(ch for ch in message if ch.isprintable())[:400]
-    return Failure(stage=stage, rule=rule[:40], message=text, line=line if type(line) is int else None)
+    rule, message = ("".join(ch for ch in text if ch.isprintable()) for text in (rule, message))
+    return Failure(stage=stage, rule=rule[:40], message=message[:400], line=line if type(line) is int else None)
 
 
 def _ended(stage: Any, event: Event, timeout_s: float = TRACE_TIMEOUT_S) -> Failure:

@@ -5,7 +5,8 @@ before anything runs; XLA's own analysis takes a loop's body once. Nothing is co
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING
@@ -30,12 +31,14 @@ class Work:
       flops: floating-point operations, by the convention of `count`.
       inlined: operations after every call is replaced by its function's body: what is compiled.
       executed: operations that run, loop bodies times their trip count.
+      written: bytes of what they compute, each as often as it runs; what is only named anew or kept in place is free.
       kinds: the FLOPs by kind of operation.
     """
 
     flops: int = 0
     inlined: int = 0
     executed: int = 0
+    written: int = 0
     kinds: dict[str, int] = field(default_factory=dict)
 
     def add(self, other: "Work", times: int = 1) -> None:
@@ -43,6 +46,7 @@ class Work:
         self.flops += times * other.flops
         self.inlined += other.inlined
         self.executed += times * other.executed
+        self.written += times * other.written
         for kind, flops in other.kinds.items():
             self.kinds[kind] = self.kinds.get(kind, 0) + times * flops
 
@@ -63,19 +67,20 @@ def count(module: Module) -> Work:
     Raises:
       Rejected: a loop's trip count cannot be read off, functions call each other in a circle, or it is too much.
     """
-    counter = _Counter(module)
+    costs = _Costs(module)
     for name in module.functions:  # the compiler also reads what is never called
-        counter.function(name)
-    return counter.function("main")
+        costs.function(name)
+    return costs.function("main")
 
 
-class _Counter:
+class _Costs:
     """Counts each function once, whoever calls it."""
 
     def __init__(self, module: Module) -> None:
         self._module = module
         self._known: dict[str, Work] = {}
         self._active: set[str] = set()
+        self._lent: dict[str, list[tuple[int, int, int]]] = {}
 
     def function(self, name: str) -> Work:
         if name in self._known:
@@ -94,22 +99,57 @@ class _Counter:
         return work
 
     def _block(self, block: Block) -> Work:
-        work, used = Work(), set(block.returned)
+        work, used = Work(), Counter(block.returned)
         for operation in reversed(block.operations):
             each = self._operation(operation)
-            if used.isdisjoint(operation.results):  # tracing leaves what a gradient does not need; no compiler runs it
-                each = Work(0, each.inlined, 0)
+            if not any(used[result] for result in operation.results):
+                each = Work(0, each.inlined)  # tracing leaves what a gradient does not need; no compiler runs it
             else:
                 used.update(_uses(operation))
             work.add(each)
+        work.written -= self._kept_in_place(block, used)
         return work
+
+    def _kept_in_place(self, block: Block, used: Mapping[int, int]) -> int:
+        """Bytes that are not copied where part of an array is changed: of one that was made here and that nobody else
+        reads, or that a loop hands on to its next turn. A function's caller lends it what it changes and returns.
+        """
+        fresh = {r for operation in block.operations if operation.name not in _FREE for r in operation.results}
+        borrower = next((name for name, one in self._module.functions.items() if one is block), None)
+        handed = dict(zip(block.arguments, block.returned, strict=False))
+        kept, lent = 0, list[tuple[int, int, int]]()
+        for operation in block.operations:
+            if not any(used[result] for result in operation.results):
+                continue
+            for array, result, saved in self._changed(operation):
+                alone = used[array] == 1
+                if alone and borrower is not None and array in block.arguments and result in block.returned:
+                    lent.append((block.arguments.index(array), block.returned.index(result), saved))
+                elif not alone or (array not in fresh and handed.get(array) != result):
+                    kept -= saved if operation.name == "func.call" else 0
+                    continue
+                kept += saved if operation.name != "func.call" else 0
+        if borrower is not None:
+            self._lent[borrower] = lent
+        return kept
+
+    def _changed(self, operation: Operation) -> Iterator[tuple[int, int, int]]:
+        """Arrays of which an operation changes a part, what that gives, and the bytes that stay as they are."""
+        types = self._module.types
+        if operation.name in _PART and len(operation.results) == 1:
+            part = operation.operands[_PART[operation.name]]
+            yield operation.operands[0], operation.results[0], types[operation.results[0]].bytes - types[part].bytes
+        elif operation.name == "func.call":
+            for argument, result, saved in self._lent.get(text(operation.attributes["callee"]), ()):
+                yield operation.operands[argument], operation.results[result], saved
 
     def _operation(self, operation: Operation) -> Work:
         name, types = operation.name, self._module.types
+        bytes_ = sum(types[result].bytes for result in operation.results)
         if name in ELEMENTWISE:
             size = types[operation.results[-1]].size
-            return Work(size, 1, 1, {"elementwise": size})
-        work = Work(0, 1, 1)
+            return Work(size, 1, 1, bytes_, {"elementwise": size})
+        work = Work(0, 1, 1, 0 if name in _FREE else bytes_)
         if operation.results and operation.results[0] in self._module.claims:
             work.add(_claimed(self._module.claims[operation.results[0]]))
         elif name == "func.call":
@@ -124,6 +164,7 @@ class _Counter:
             work.kinds = max(branches, key=lambda branch: branch.flops).kinds
             work.inlined += sum(branch.inlined for branch in branches)
             work.executed += max(branch.executed for branch in branches)
+            work.written += max(branch.written for branch in branches)
         elif name in _RULES:
             bodies = [self._block(block) for block in operation.blocks]
             work.flops = _RULES[name](
@@ -148,7 +189,7 @@ def _claimed(claim: "Claim") -> Work:
     forward = _claimed(replace(claim, derivative=False))
     both = count(read(crossing.reference_with_derivative(claim)))
     kinds = {kind: max(0, flops - forward.kinds.get(kind, 0)) for kind, flops in both.kinds.items()}
-    return Work(max(0, both.flops - forward.flops), both.inlined, both.executed, kinds)
+    return Work(max(0, both.flops - forward.flops), both.inlined, both.executed, both.written, kinds)
 
 
 def _uses(operation: Operation) -> Iterator[int]:
@@ -256,6 +297,14 @@ _RULES: dict[str, Callable[[Operation, list[Tensor], Tensor, list[int]], int]] =
     "stablehlo.composite": _composite,
 }
 
+
+_FREE = frozenset(
+    "func.call stablehlo.case stablehlo.constant stablehlo.if stablehlo.optimization_barrier stablehlo.reshape "
+    "stablehlo.while".split()
+)
+"""What writes nothing by itself, and may give what it was given."""
+_PART = {"stablehlo.dynamic_update_slice": 1, "stablehlo.scatter": -1}
+"""Which operand holds what is new, of an operation that changes part of its first."""
 
 _KINDS = {
     "stablehlo.dot_general": "matmul",

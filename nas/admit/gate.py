@@ -27,6 +27,8 @@ STRING_LENGTH = 2_000
 INTEGER_SIZE = 2**31
 REPORTED = 20
 """How many failures of one source are reported; more would not be read."""
+_LONGEST_MISSPELT = 40
+"""Characters of a name for which a better one is sought: the coordinator waits for that."""
 
 FACADE = ("choice", "integer", "jax", "jnp", "lax", "layers", "nnx", "real")
 """What `nas.api` offers."""
@@ -312,9 +314,11 @@ def _oversized(tree: ast.Module) -> Failure | None:
     return _failure("nesting", line, "Expressions are nested too deeply. Assign parts of them to names.")
 
 
-def _nearest(name: str, allowed: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, sorted(allowed), n=1, cutoff=0.7)
-    return f" Did you mean {near[0]}?" if near else ""
+def _nearest(name: str, allowed: Iterable[str], cutoff: float = 0.7) -> str | None:
+    """The allowed name that is most like this one, if one is; of long names none, since that takes too long to find."""
+    short = sorted(one for one in allowed if len(one) <= _LONGEST_MISSPELT)
+    near = difflib.get_close_matches(name, short, n=1, cutoff=cutoff) if len(name) <= _LONGEST_MISSPELT else []
+    return near[0] if near else None
 
 
 def _read_tunables(tree: ast.Module, failures: list[Failure]) -> dict[str, Tunable]:
@@ -441,9 +445,16 @@ class _Reader(ast.NodeVisitor):
         self.bound |= foreign - set(FACADE)  # rejected once, where it is imported; its uses are not reported as well
         self.unimported = {n: "jnp" for n in foreign.union(MODULES) if n not in self.aliases}
         self.attributes = defined.union(tunables, _SPEC_FIELDS)
+        self._sought = set[str]()
 
     def fail(self, node: ast.AST, rule: str, message: str) -> None:
         self.failures.append(_failure(rule, getattr(node, "lineno", None), message))
+
+    def _meant(self, name: str, allowed: Iterable[str], before: str = "", cutoff: float = 0.7) -> str:
+        """A sentence with the name that was meant, if one is near; sought for no more names than are reported."""
+        self._sought.add(name)
+        near = _nearest(name, allowed, cutoff) if len(self._sought) <= REPORTED else None
+        return f" Did you mean {before}{near}?" if near else ""
 
     def generic_visit(self, node: ast.AST) -> None:
         if type(node).__name__ in _NODES:
@@ -469,7 +480,7 @@ class _Reader(ast.NodeVisitor):
         offered = FACADE if module == "nas.api" else OFFERED
         for alias in node.names:
             if alias.name not in offered:
-                near = _nearest(alias.name, offered)
+                near = self._meant(alias.name, offered)
                 self.fail(node, "import", f"{module} has no {alias.name!r}; it has {', '.join(offered)}.{near}")
 
     def _foreign(self, node: ast.stmt, module: str) -> None:
@@ -509,18 +520,18 @@ class _Reader(ast.NodeVisitor):
             return f" Did you mean {homes[0]}.{name}?"
         if path in API:
             return f" A module is used only as {path}.<name>."
-        near = difflib.get_close_matches(name, sorted(API.get(module, ())), n=1, cutoff=0.6)
-        return f" Did you mean {module}.{near[0]}?" if near else " Write it with functions of jnp, lax, jax.nn and nnx."
+        near = self._meant(name, API.get(module, ()), f"{module}.", cutoff=0.6)
+        return near or " Write it with functions of jnp, lax, jax.nn and nnx."
 
     def _value_attribute(self, node: ast.Attribute) -> None:
         """An attribute of something that is not a module of the API."""
         base = node.value.id if isinstance(node.value, ast.Name) else None
         if base == "spec" and node.attr not in _SPEC_FIELDS:
-            near = _nearest(node.attr, _SPEC_FIELDS)
+            near = self._meant(node.attr, _SPEC_FIELDS)
             self.fail(node, "attribute", f"spec has no {node.attr!r}; it has {', '.join(_SPEC_FIELDS)}.{near}")
         elif base == "hp" and node.attr not in self.tunables:
             message = f"hp.{node.attr} is read, but TUNABLES does not declare it."
-            near = _nearest(node.attr, self.tunables) or f' Add "{node.attr}": choice(...) to TUNABLES.'
+            near = self._meant(node.attr, self.tunables) or f' Add "{node.attr}": choice(...) to TUNABLES.'
             self.fail(node, "tunables", message + near)
         elif not isinstance(node.ctx, ast.Load) and base != "self" and node.attr != "value":
             self.fail(node, "attribute", f"{ast.unparse(node)[:60]} is assigned to. Assign only to self.<name>.")
@@ -533,7 +544,7 @@ class _Reader(ast.NodeVisitor):
         if name.startswith("__"):
             self.fail(node, "dunder", f"The attribute {name} is used. Of such names only super().__init__ is allowed.")
         elif name not in VALUE_ATTRIBUTES and name not in self.attributes:
-            near = _nearest(name, VALUE_ATTRIBUTES | self.attributes)
+            near = self._meant(name, VALUE_ATTRIBUTES | self.attributes)
             remedy = near or " Use a function of jnp, or assign self.<name> in __init__ before reading it."
             self.fail(node, "attribute", f"The attribute {name!r} is not known.{remedy}")
 
@@ -549,7 +560,7 @@ class _Reader(ast.NodeVisitor):
             self.fail(node, "name", f"{name} is not imported. Add it to the line `from nas.api import ...`.")
         elif name not in self.bound and name not in self.aliases and name not in BUILTINS:
             known = f" Instead, {_INSTEAD_OF_NAME[name]}." if name in _INSTEAD_OF_NAME else ""
-            near = known or _nearest(name, self.bound | set(self.aliases) | BUILTINS)
+            near = known or self._meant(name, self.bound | set(self.aliases) | BUILTINS)
             remedy = near or " Assign it before, or write what it does with the API."
             self.fail(node, "name", f"The name {name!r} is not defined and not among the allowed built-ins.{remedy}")
 

@@ -26,6 +26,13 @@ TRAINING_FACTOR = 64
 everything computed anew 4 times, dropout's random bits 20 times what little they are added to."""
 INIT_FLOPS, INIT_FLOPS_PER_PARAM = 10**9, 1_000
 """What making the parameters may take at most, whichever is more: random numbers take 170 each."""
+TRAFFIC_PER_FLOP = 32
+"""Bytes that may be written for each FLOP that the space allows an inference: what baselines and their mutants write is
+at most 13, and a loop that moves data and computes nothing would hold a trainer for an hour. Of parameters, 4."""
+LEAST_TRAFFIC = 1 << 28
+"""Bytes that may be written in any case: a tenth of a second's work."""
+OPERATION_BYTES = 1_000
+"""What an operation counts beside what it writes: about the time in which it is begun."""
 OPTIMIZER_COPIES = 4
 """Copies of the parameters that a training step holds, in float32: two sequences, second moments, the gradient."""
 
@@ -64,7 +71,8 @@ def check(
     Returns:
       The program, or a failure of stage `program` whose rule is one of: `size`, `malformed`, `platform`, `signature`,
       `op`, `custom_call`, `attribute`, `constant` (arrays stored in the program), `shape`, `depth`, `calls`, `loop`,
-      `ops`, `params`, `flops`, `memory`, `input` (the outputs do not depend on x), `gradient` (no parameter has one).
+      `ops`, `params`, `flops`, `traffic` (bytes moved), `memory`, `input` (the outputs do not depend on x), `gradient`
+      (no parameter has one).
     """
     try:
         return _check(blobs, param_leaves, contract, recipe, platform)
@@ -116,6 +124,7 @@ def _check(blobs: Mapping[str, bytes], param_leaves: int, contract: Contract, re
     )
     limit = max(INIT_FLOPS, INIT_FLOPS_PER_PARAM * params)
     _check_limit("flops", work["init"].flops, limit, "FLOPs to make the parameters", "start from simpler values")
+    _check_traffic(work, contract, recipe, 4 * limit)
     graph = join(
         {name: artifact.module for name, artifact in artifacts.items()},
         {name: artifact.kept for name, artifact in artifacts.items()},
@@ -147,6 +156,20 @@ def _check(blobs: Mapping[str, bytes], param_leaves: int, contract: Contract, re
 def _check_limit(rule: str, found: int, allowed: int | None, what: str, remedy: str) -> None:
     if allowed is not None and found > allowed:
         raise Rejected(rule, f"{found:,} {what}; the space allows {allowed:,}: {remedy}.")
+
+
+def _check_traffic(work: Mapping[str, Work], contract: Contract, recipe: Recipe, of_init: int) -> None:
+    """No part of a program may take long by moving data, which FLOPs do not count."""
+    each = TRAFFIC_PER_FLOP * contract.max_flops if contract.max_flops is not None else None
+    parts = (
+        ("an evaluation", ("eval",), each and each * recipe.eval_batch),
+        ("a training step", ("forward", "backward"), each and each * recipe.microbatch),
+        ("making the parameters", ("init",), of_init),
+    )
+    for what, names, limit in parts:
+        found = sum(work[name].written + OPERATION_BYTES * work[name].executed for name in names)
+        allowed = max(limit, LEAST_TRAFFIC) if limit is not None else None
+        _check_limit("traffic", found, allowed, f"bytes moved by {what}", "move and copy less, above all in loops")
 
 
 def _read(reader: Reader, name: str, blob: bytes, platform: str) -> _Artifact:
