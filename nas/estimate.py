@@ -100,7 +100,7 @@ def _measure(space: SearchSpace, reference: str, sandbox: Sandbox | None) -> Cos
             if not isinstance(admitted, Admitted):
                 raise SpaceError(f"space '{reference}': baseline '{name}' is not admitted: {admitted}")
             payload, steps = _payload(space, reference, admitted, Path(folder), data.result["validation"])
-            event = _run(executor, f"training {name}", "nas.train.job:train_job", payload)
+            event = _run(executor, f"training {name}", "nas.train.job:train_job", payload, writable=[folder])
             spent = event.result["spent"]
             fixed += spent["start"] + spent["compile"]
             step += spent["train"] / steps
@@ -128,9 +128,11 @@ def _payload(
     return payload, how.chunk
 
 
-def _run(executor: LocalExecutor, name: str, entry: str, payload: dict[str, Any]) -> Any:
+def _run(
+    executor: LocalExecutor, name: str, entry: str, payload: dict[str, Any], writable: Sequence[str] | None = None
+) -> Any:
     """The event of a job that is done; its name tells which one was not."""
-    executor.submit(Job(id=name, entry=entry, payload=payload))
+    executor.submit(Job(id=name, entry=entry, payload=payload, writable=writable))
     while True:
         for event in executor.poll(1.0):
             if event.kind != "done":

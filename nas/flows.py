@@ -46,6 +46,10 @@ _OF_FILES = re.compile(r"SpaceError: |\w+: \[Errno \d+\] ")
 TRAIN_TIMEOUT_S = 3600.0
 UNANSWERED = ("error", "timeout", "memory", "lost", "cancelled")
 """Rules of the failure of a training that brought no answer, as events are called."""
+_WRITTEN = {"checkpoints": "save", "test": "test"}
+"""Folders of a run that a training writes into only if one of its trials says so, under this key."""
+_BAD_ENDS = ("timeout", "memory", "lost")
+"""How a process ends that takes with it what it had measured."""
 TRAIN_MEMORY_BYTES = 8 << 30
 
 
@@ -168,10 +172,24 @@ def first_rung(
             return Outcome(failure=found, programs={trial.id: {"failure": to_plain(found)} for trial in trials})
         facts = place.keep_program(found)
         programs = {trial.id: {"program": facts} for trial in trials}
-    (event,) = yield [_training(place, slot, "first", facts, trials, -1, (0,), keep=True, bar=bar)]
-    scores = _scores(place, slot, event, trials, (0,))
+    scores = yield from _drawn(place, slot, facts, trials, bar)
     scores = yield from _believed(place, slot, facts, trials, scores, doubt)
     return Outcome(scores=scores, programs=programs)
+
+
+def _drawn(
+    place: Place, slot: int, facts: Mapping[str, Any], draws: Sequence[Trial], bar: Mapping[str, float] | None = None
+) -> Flow[list[Score]]:
+    """Train draws to the first rung: all in one process, and each in one of its own if that came to a bad end.
+
+    Which of them it was cannot be known then, and the others shall not fail for it.
+    """
+    (event,) = yield [_training(place, slot, "first", facts, draws, -1, (0,), keep=True, bar=bar)]
+    if len(draws) == 1 or event.kind not in _BAD_ENDS:
+        return _scores(place, slot, event, draws, (0,))
+    alone = [_training(place, slot, f"first{d.id}", facts, [d], -1, (0,), keep=True, bar=bar) for d in draws]
+    events = yield alone
+    return [one for d, ended in zip(draws, events, strict=True) for one in _scores(place, slot, ended, [d], (0,))]
 
 
 def promotion(
@@ -238,8 +256,7 @@ def baseline(
     if admitted.facts is None:
         return admitted
     facts, ladder = admitted.facts, place.space.ladder
-    (event,) = yield [_training(place, slot, "first", facts, draws, -1, (0,), keep=True)]
-    scores = _scores(place, slot, event, draws, (0,))
+    scores = yield from _drawn(place, slot, facts, draws)
     sign = 1 if place.space.task.maximize else -1
     scored = [score for score in scores if score.point is not None]
     if not scored:
@@ -303,10 +320,11 @@ def training(
         **({"devices": place.devices} if place.devices > 1 else {}),
         **({"other_data": True} if other_data else {}),
     }
+    folders = ["cache", *(part for part, key in _WRITTEN.items() if any(trial.get(key) for trial in trials))]
     need = Need(cpus=1, accelerators=min(place.devices, place.accelerators), memory_bytes=TRAIN_MEMORY_BYTES)
     return Job(
         id=name, entry="nas.train.job:train_job", payload=payload, need=need,
-        timeout_s=TRAIN_TIMEOUT_S, attempts=3, priority=priority, writable=store.folders_of_trainers(),
+        timeout_s=TRAIN_TIMEOUT_S, attempts=3, priority=priority, writable=store.folders_of_trainers(folders),
     )  # fmt: skip
 
 

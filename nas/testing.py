@@ -551,7 +551,7 @@ def _training(
         "stops": [CHUNKS * chunk],
         "trials": [trial],
     }
-    return Job(id=f"{reference} train {name}", entry="nas.train.job:train_job", payload=payload)
+    return Job(id=f"{reference} train {name}", entry="nas.train.job:train_job", payload=payload, writable=[data])
 
 
 def _falls(event: Any) -> str | None:

@@ -261,6 +261,15 @@ def test_trainer_that_grows_or_hangs_or_is_always_killed_fails_its_own_trial_alo
         assert not [pid for pid in map(int, pids.read_text().split()) if Path(f"/proc/{pid}").exists()]
 
 
+def test_draws_that_shared_a_process_that_died_are_trained_again_alone(
+    run: Path, monkeypatch: pytest.MonkeyPatch, whole: list[str]
+) -> None:
+    """Nobody can know which of them it was, and none fails for another."""
+    found = struck(monkeypatch, ".first", entry="jobs:die", payload={}, writable=None)
+    assert main(["--resume", str(run)]) == 0
+    assert found and lines(run) == whole
+
+
 @pytest.mark.slow
 def test_tracer_that_is_killed_once_is_run_again(
     cut_early: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: list[str]

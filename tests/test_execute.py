@@ -24,6 +24,8 @@ from nas.execute.server import FRAME_LIMIT_BYTES, HEADER, to_frame
 BACKENDS: dict[str, Callable[[], Executor]] = {
     "local": lambda: LocalExecutor(workers=2, preload=(), sandbox="off"),
 }
+GONE_S = 2.0
+"""Nothing of a job is left so long after its deadline [s]."""
 SECRET = "canary-of-the-coordinator"
 
 
@@ -144,7 +146,8 @@ def test_hung_job_times_out_and_nothing_of_it_is_left(executor: Executor, tmp_pa
         if pids := read_pids(tmp_path / "pids"):
             break
     assert len(pids) == 2
-    assert_gone(pids)
+    began = (tmp_path / "pids").stat().st_mtime  # or a little before
+    wait_for(lambda: not any(map(alive, pids)), within_s=began + timeout_s + GONE_S - time.time())
 
 
 @pytest.mark.parametrize("new_session", [False, True])
@@ -546,6 +549,16 @@ def test_environment_of_the_server_is_built_from_a_list(monkeypatch: pytest.Monk
     assert SECRET not in launch._environment("cpu").values()
     assert launch._environment("cuda")["CUDA_HOME"] == "/opt/cuda"
     assert "ANTHROPIC_API_KEY" not in launch._environment("cuda")
+    for name in ("NVIDIA_API_KEY", "NVIDIA_ngc_token", "TPU_PASSWORD", "JAX_SECRETS"):
+        monkeypatch.setenv(name, SECRET)
+        assert name not in launch._environment("cuda")
+
+
+def test_share_of_a_devices_memory_is_set_and_can_be_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+    assert 0 < float(launch._environment("cuda")["XLA_PYTHON_CLIENT_MEM_FRACTION"]) < 1
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.4")
+    assert launch._environment("cuda")["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.4"
 
 
 def test_waiting_costs_no_processor_time(local_executor: LocalExecutor) -> None:

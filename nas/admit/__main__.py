@@ -108,6 +108,7 @@ def _verdict(
 def _ahead(reference: str, found: Admitted, device: str) -> Flow[dict[str, Any]]:
     payload = {"space": reference, "blobs": dict(found.blobs), "param_leaves": found.facts["param_leaves"]}
     entry = "nas.admit.ahead:compile_job"
+    # Not locked: libtpu aborts where it may not do what it does, and here a program is compiled and not run.
     (event,) = yield [Job(id="ahead", entry=entry, payload={**payload, "device": device}, timeout_s=AHEAD_TIMEOUT_S)]
     return event.result if event.kind == "done" else {"error": f"{event.kind}: {event.error}"}
 

@@ -7,6 +7,7 @@ forked from.
 
 import contextlib
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -21,6 +22,9 @@ from nas.execute import server
 
 _KEPT = ("PATH", "TMPDIR", "LD_LIBRARY_PATH")
 _KEPT_FOR_ACCELERATORS = ("CUDA_", "NVIDIA_", "NCCL_", "TPU_", "LIBTPU_", "XLA_", "JAX_")  # beginnings of names
+_SECRET = re.compile("KEY|TOKEN|SECRET|PASS|CREDENTIAL", re.IGNORECASE)
+_DEVICE_MEMORY = "0.75"
+"""Share of a device's memory that a job may take, if nobody says otherwise; more is that job's failure."""
 
 
 class ServerProcess:
@@ -105,7 +109,12 @@ def _environment(platform: str) -> dict[str, str]:
     """The server's environment, by an allow-list, so that no secret of the coordinator's is ever in it."""
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
     if platform != "cpu":
-        kept |= {name: value for name, value in os.environ.items() if name.startswith(_KEPT_FOR_ACCELERATORS)}
+        kept |= {"XLA_PYTHON_CLIENT_MEM_FRACTION": _DEVICE_MEMORY}
+        kept |= {
+            name: value
+            for name, value in os.environ.items()
+            if name.startswith(_KEPT_FOR_ACCELERATORS) and not _SECRET.search(name)
+        }
     threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     fixed = {
         "HOME": "/nonexistent",

@@ -241,10 +241,11 @@ def _prove(store: Store, winner: Winner, space: SearchSpace, folder: Path, named
 def _run(
     executor: LocalExecutor, entry: str, payload: Mapping[str, Any], need: Need, *, sealed: Path | None = None
 ) -> Any:
-    """What a job answers; a sealed one may read this folder."""
+    """What a job answers; a sealed one may read this folder, another writes into those of its payload."""
     job = Job(
         id=f"{entry}-{time.monotonic_ns()}", entry=f"nas.export.jobs:{entry}", payload=payload, need=need,
         timeout_s=TIMEOUT_S, sealed=sealed is not None, readable=[str(sealed)] if sealed else (),
+        writable=None if sealed else [payload["folder"], payload["cache"]],
     )  # fmt: skip
     executor.submit(job)
     while True:

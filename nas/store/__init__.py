@@ -510,9 +510,9 @@ class Store:
         sums = known.get("sha256", {})
         return [name for name, sum_ in sums.items() if not (folder / name).is_file() or sha256(folder / name) != sum_]
 
-    def folders_of_trainers(self) -> list[str]:
-        """Where trainers write; they are there afterwards."""
-        folders = [self.folder / part for part in ("cache", "checkpoints", "test")]
+    def folders_of_trainers(self, names: Sequence[str]) -> list[str]:
+        """Where a trainer writes: such folders of the run; they are there afterwards."""
+        folders = [self.folder / name for name in names]
         for folder in folders:
             folder.mkdir(exist_ok=True)
         return [str(folder) for folder in folders]
