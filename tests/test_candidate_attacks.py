@@ -9,6 +9,7 @@ from pathlib import Path
 
 import attacks
 import pytest
+from attack_corpus import STEALING, STOPPING
 from candidate_attacks import ALL, Text
 from prey import Prey, attacked
 
@@ -39,15 +40,21 @@ def strict(prey: Prey) -> Iterator[LocalExecutor]:
         yield executor
 
 
+GIVEN = "SECRET LABELS FOLDER SITE TCP UDP SOCKET ABSTRACT COORDINATOR VICTIM KEY".split()
+"""What an attack is told, which a candidate would have to find out: not knowing it is no refusal."""
+REMEDY = re.compile(
+    r"[.;:] (assign|choose|compute|define|did you mean|instead|of such|remove|rename|use|write)\b", re.IGNORECASE
+)
+
+
 def test_gate_refuses_nine_in_ten_with_a_line_and_a_remedy() -> None:
-    passed = []
-    for text in ALL:
-        failures = gate.check(
-            CANDIDATE.format(code=text.code) if text.name != "encoding" else text.code, "Model"
-        ).failures
-        if not any(failure.line and re.search(r"\. \w|; |: ", failure.message) for failure in failures):
-            passed.append(text.name)
-    assert len(passed) <= len(ALL) // 10, passed
+    told, passed = "".join(f"{name} = 'known'\n" for name in GIVEN), []
+    for attack in (*ALL, *STEALING, *STOPPING):
+        source = attack.code if attack.name == "encoding" else CANDIDATE.format(code=told + attack.code)
+        failures = gate.check(source, "Model").failures
+        if not any(failure.line and REMEDY.search(failure.message) for failure in failures):
+            passed.append(attack.name)
+    assert len(passed) <= (len(ALL) + len(STEALING) + len(STOPPING)) // 10, passed
 
 
 @linux

@@ -1,4 +1,7 @@
-"""Runs a command as on a kernel that lacks some system calls: `python without.py NUMBER … -- COMMAND …`."""
+"""Runs a command as on a kernel that lacks some system calls, or in a container that forbids some.
+
+python without.py NUMBER NUMBER:EPERM … -- COMMAND …
+"""
 
 import ctypes
 import errno
@@ -7,11 +10,11 @@ import struct
 import sys
 
 
-def lack(numbers: list[int]) -> None:
-    """From here on, in this process and those that it starts, these calls are not there (ENOSYS)."""
+def lack(answers: dict[int, int]) -> None:
+    """From here on, in this process and those that it starts, these calls fail, each with its error."""
     program = struct.pack("=HBBI", 0x20, 0, 0, 0)
-    for number in numbers:
-        program += struct.pack("=HBBI", 0x15, 0, 1, number) + struct.pack("=HBBI", 0x06, 0, 0, 0x50000 | errno.ENOSYS)
+    for number, answer in answers.items():
+        program += struct.pack("=HBBI", 0x15, 0, 1, number) + struct.pack("=HBBI", 0x06, 0, 0, 0x50000 | answer)
     program += struct.pack("=HBBI", 0x06, 0, 0, 0x7FFF0000)
     code = ctypes.create_string_buffer(program, len(program))
     described = struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(code))
@@ -21,5 +24,6 @@ def lack(numbers: list[int]) -> None:
 
 if __name__ == "__main__":
     at = sys.argv.index("--")
-    lack([int(number) for number in sys.argv[1:at]])
+    asked = [one.partition(":") for one in sys.argv[1:at]]
+    lack({int(number): getattr(errno, name or "ENOSYS") for number, _, name in asked})
     os.execvp(sys.argv[at + 1], sys.argv[at + 1 :])
