@@ -8,6 +8,7 @@ slower or faster than the baselines.
 import re
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
