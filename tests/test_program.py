@@ -391,7 +391,7 @@ def test_check_that_answers_nonsense_is_the_candidates_failure(changed: dict[str
     program = check(blobs, leaves, SPACE.contract, SPACE.recipe)
     honest = {name: value for name, value in to_plain(program).items() if name != "blobs"}
 
-    def sent(facts: dict[str, Any]) -> Failure | Any:
+    def sent(facts: dict[str, Any]) -> Any:
         """What admission makes of these facts: its verdict, or the job that comes next."""
         flow = admit("mnist1d", DENSE, {})
         (job,) = next(flow)
