@@ -212,8 +212,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tasks", nargs="+", choices=tasks, default=tasks, metavar="NAME", help="(all)")
     parser.add_argument("--seeds", type=int, default=5, help="fresh seeds that are reported (5)")
     parser.add_argument("--choosing", type=int, default=1, help="seeds by which a rate is chosen (1)")
-    steps, rates = [250, 500, 1_000, 2_000], [0.003, 0.01, 0.03]
-    parser.add_argument("--steps", nargs="+", type=int, default=steps, help="where scores are taken (250 … 2000)")
+    steps, rates = [250, 500, 1_000], [0.003, 0.01, 0.03]
+    parser.add_argument("--steps", nargs="+", type=int, default=steps, help="where scores are taken (250 500 1000)")
     parser.add_argument("--rates", nargs="+", type=float, default=rates, help="learning rates (0.003 0.01 0.03)")
     parser.add_argument("--workers", type=int, default=2, help="jobs at once (2)")
     parser.add_argument(
