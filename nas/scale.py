@@ -27,7 +27,7 @@ from nas.loop import stop_on_signals
 from nas.progress import one_line
 from nas.records import Failure, Retraining
 from nas.scaled import Report, report, to_json, to_markdown, write_table
-from nas.sizes import SEEDS_TRIED, TRIED, Protocol, Size, State, Subject, sizes
+from nas.sizes import FURTHER, SEEDS_TRIED, TRIED, Protocol, Size, State, Subject, sizes
 from nas.space import SpaceError, digest, load
 from nas.standings import read
 from nas.store import Store, StoreError
@@ -112,8 +112,12 @@ class Scaling:
             assert admitted.failure is not None, "neither a program nor a failure"
             self._reject(state, admitted.failure, who)
             return
-        yield from self._train(place, admitted.facts, state.to_tune, f"{tag}.tune", turn, size)
-        state = self._state(subject, size)
+        while to_tune := state.to_tune:
+            yield from self._train(place, admitted.facts, to_tune, f"{tag}.tune{to_tune[0].place}", turn, size)
+            state = self._state(subject, size)
+            if state.to_tune and state.to_tune[0].place == to_tune[0].place:
+                break  # they brought no answer
+            self.total += len(state.to_tune)
         if state.recipe is None:
             self.done += 0 if state.to_tune else self.protocol.seeds
             self.said(f"{who}: " + ("not finished" if state.to_tune else "no learning rate could be trained with"))
@@ -217,7 +221,10 @@ def _announcement(protocol: Protocol, missing: int) -> str:
     finalists, labels = len(protocol.choice.finalists), ", ".join(size.label for size in protocol.sizes)
     rows = f"{finalists} candidate{'s' * (finalists != 1)} and {len(protocol.choice.subjects) - finalists} baselines"
     each = f"up to {len(TRIED) * SEEDS_TRIED} to find its learning rate and {protocol.seeds} fresh seeds"
-    return f"at most {missing} trainings to make: {rows} at {labels}, each {each}, less what is stored"
+    return (
+        f"{missing} trainings to make: {rows} at {labels}, each {each}, less what is stored; and up to "
+        f"{FURTHER * SEEDS_TRIED} more where the best rate is at an end of those tried"
+    )
 
 
 class _Parser(argparse.ArgumentParser):

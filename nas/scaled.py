@@ -20,7 +20,7 @@ from nas.judge.scaling import Fit, fit
 from nas.judge.transfer import Gain, Order, compare, order
 from nas.progress import one_line, plain_console, short
 from nas.records import Retraining
-from nas.sizes import SEEDS_TRIED, TRIED, Choice, Protocol, Size, State, Subject
+from nas.sizes import FURTHER, SEEDS_TRIED, TRIED, Choice, Protocol, Size, State, Subject
 from nas.space import SearchSpace
 from nas.standings import Records
 from nas.tables import Column, headed, markdown, markdown_table
@@ -251,8 +251,9 @@ def notes(report: Report) -> list[str]:
         f"score: {config['metric']} on validation, {direction} is better, mean ± standard error of n fresh seeds. The "
         "test split is for confirmation alone: nothing here has looked at it.",
         f"learning rate: at every size, ×1 too, {rates} times the one that a row had were tried within the space's "
-        f"range, {SEEDS_TRIED} seeds each; another than its own is taken only if all its seeds are better on "
-        "validation than the mean of its own. All else of its numbers stays.",
+        f"range, {SEEDS_TRIED} seeds each, and up to {FURTHER} beyond while the best was at that end; another than its "
+        "own is taken only if all its seeds are better on validation than the mean of its own. All else of its numbers "
+        "stays.",
         "gain: over the best baseline at the same size, with its 95 % interval: Welch's test over seeds, variances "
         "moderated as in confirmation, the validation split as it is. Best of several, that baseline's mean flatters "
         "it a little.",

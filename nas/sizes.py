@@ -20,6 +20,8 @@ from nas.standings import Records, confirmed, rank
 TRIED = (0.5, 1.0, 2.0)
 """Multiples of a row's learning rate that are tried at each size: what suits a network changes with its width and with
 how long it is trained, and who kept the old one would be compared by luck."""
+FURTHER = 2
+"""Rates that are tried beyond, each half or twice the last, while the best of all is the one at that end."""
 SEEDS_TRIED = 2
 """Seeds of each of them. A row keeps its own rate unless every seed of another is better than the mean of its own: the
 best of three by one seed each is luck two times in three. Two do not always tell either: the cnn of mnist1d had .88 and
@@ -147,7 +149,7 @@ class State:
       recipe: its numbers with the learning rate that was found, once all were tried; None if none can be trained with.
       trained: what is stored of its fresh seeds.
       to_train: what is to be trained of them.
-      later: how many follow once the learning rate is found.
+      later: how many follow once the learning rate is found, if none beyond those is tried.
     """
 
     tuned: Sequence[Retraining]
@@ -159,7 +161,7 @@ class State:
 
     @property
     def missing(self) -> int:
-        """Trainings that are to be made, at most."""
+        """Trainings that are to be made, but for those of rates beyond."""
         return len(self.to_tune) + len(self.to_train) + self.later
 
 
@@ -189,16 +191,29 @@ class Protocol:
 
     def state(self, stored: Sequence[Retraining], subject: Subject, size: Size) -> State:
         """How far a row has come at a size, `stored` being all trainings after the search."""
-        tuned, to_tune = self._split(stored, self._tunings(subject, size))
-        if any(row.failure is not None and row.failure.stage != "train" for row in tuned):
-            return State(tuned=tuned)  # it has no program at this size
-        if to_tune:
-            return State(tuned=tuned, to_tune=to_tune, later=self.seeds)
-        recipe = self._best(tuned, self._within(subject.recipe["lr"], size))
-        if recipe is None:
-            return State(tuned=tuned)
+        own = subject.recipe["lr"]
+        rates = [*dict.fromkeys(self._within(times * own, size) for times in TRIED)]
+        while True:
+            tuned, to_tune = self._split(stored, self._tunings(subject, size, rates))
+            if any(row.failure is not None and row.failure.stage != "train" for row in tuned):
+                return State(tuned=tuned)  # it has no program at this size
+            if to_tune:
+                return State(tuned=tuned, to_tune=to_tune, later=self.seeds)
+            recipe = self._best(tuned, self._within(own, size))
+            if recipe is None:
+                return State(tuned=tuned)
+            beyond = self._beyond(recipe["lr"], rates, size)
+            if beyond in rates or len(rates) == len(TRIED) + FURTHER:
+                break
+            rates.append(beyond)
         trained, to_train = self._split(stored, self._fresh(subject, size, recipe))
         return State(tuned=tuned, recipe=recipe, trained=trained, to_train=to_train)
+
+    def _beyond(self, best: float, rates: Sequence[float], size: Size) -> float:
+        """The rate to try next to the best, if that is at an end of those tried; else it itself."""
+        if len(rates) == 1 or best not in (min(rates), max(rates)):
+            return best
+        return self._within(best * (2 if best == max(rates) else 0.5), size)
 
     def _best(self, tuned: Sequence[Retraining], own: float) -> Mapping[str, float] | None:
         """The recipe to go on with, see `SEEDS_TRIED`; None if every rate failed with a seed."""
@@ -217,12 +232,11 @@ class Protocol:
         return min(max(rate, allowed.low), allowed.high)
 
     def missing(self, stored: Sequence[Retraining]) -> int:
-        """How many trainings are to be made, at most."""
+        """How many trainings are to be made, but for those of rates beyond the first ones."""
         return sum(self.state(stored, subject, size).missing for size in self.sizes for subject in self.choice.subjects)
 
-    def _tunings(self, subject: Subject, size: Size) -> list[Retraining]:
-        """The trainings that find a row's learning rate at a size."""
-        rates = dict.fromkeys(self._within(times * subject.recipe["lr"], size) for times in TRIED)
+    def _tunings(self, subject: Subject, size: Size, rates: Sequence[float]) -> list[Retraining]:
+        """The trainings that find a row's learning rate at a size among some."""
         recipes = [{**subject.recipe, "lr": rate} for rate in rates]
         purpose, numbers = f"{size.purpose} tune", range(SEEDS_TRIED)
         return [self._row(subject, size, purpose, recipe, number) for number in numbers for recipe in recipes]
