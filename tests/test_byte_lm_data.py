@@ -48,6 +48,28 @@ def write_tokens(path: Path, count: int, vocab: int = 1_000, seed: int = 0) -> n
     return tokens
 
 
+def written(count: int = 200, seed: int = 0) -> list[np.ndarray]:
+    """Documents of tokens, each with the end-of-text token after it, and a last one that has none."""
+    rng = np.random.default_rng(seed)
+    texts = [rng.integers(1_000, size=rng.integers(40, 400)).astype("<u2") for _ in range(count)]
+    return [np.append(text, corpus.END_TOKEN).astype("<u2") for text in texts[:-1]] + texts[-1:]
+
+
+def owners(text: corpus.Corpus) -> np.ndarray:
+    """For each unit of the file in which split it lies, -1 for none; each lies in one at most."""
+    owner = np.full(len(text.units), -1)
+    for index, split in enumerate(SPLITS):
+        for begin, end in text.spans[split].tolist():
+            assert (owner[begin:end] == -1).all()
+            owner[begin:end] = index
+    return owner
+
+
+def windows_of(text: corpus.Corpus, split: str, length: int, count: int = 2_000) -> set[bytes]:
+    inputs, targets = data.windows(text, split, count=count, length=length)
+    return {np.append(row, last).tobytes() for row, last in zip(inputs, targets[:, -1], strict=True)}
+
+
 # ---- splits --------------------------------------------------------------------------------------------------------
 
 
@@ -136,21 +158,67 @@ def test_hidden_and_binary_files_are_passed_over(tmp_path: Path) -> None:
     assert read(tmp_path).digest == from_documents(texts).digest
 
 
-def test_lone_file_is_cut_into_pieces_that_are_all_of_it(tmp_path: Path) -> None:
+def test_splits_of_a_lone_file_are_one_stretch_each_and_all_of_it(tmp_path: Path) -> None:
     whole = b"".join(documents(300))
     (tmp_path / "a.txt").write_bytes(whole)
     text = read(tmp_path / "a.txt")
-    assert text.documents > 20 and len(text.units) == len(whole)
-    lines = b"".join(part(text, split) for split in SPLITS).splitlines()
-    assert sorted(lines) == sorted(whole.splitlines())
+    assert b"".join(part(text, split) for split in SPLITS) == whole and text.documents == 0
+    assert [len(text.spans[split]) for split in SPLITS] == [1, 1, 1]
+    assert text.size("validation") == text.size("test") == len(whole) // 10
+    assert isinstance(text.units, np.memmap) and not text.units.flags.writeable
     assert read(tmp_path).digest == text.digest
-    assert min(text.size(split) for split in SPLITS) > 0
+
+
+def test_no_unit_of_a_lone_file_is_in_windows_of_two_splits(tmp_path: Path) -> None:
+    """Numbers, so that every window tells where it was cut."""
+    (tmp_path / "numbers.txt").write_bytes(b"".join(b"%07d " % i for i in range(20_000)))
+    text = read(tmp_path / "numbers.txt")
+    seen = []
+    for split in SPLITS:
+        inputs, _ = data.windows(text, split, count=2_000, length=40)
+        seen.append({number for row in inputs for number in row.astype(np.uint8).tobytes().split(b" ")[1:-1]})
+    assert min(map(len, seen)) > 1_000
+    assert max(seen[0]) < min(seen[1]) <= max(seen[1]) < min(seen[2])
+
+
+def test_order_of_a_lone_file_is_part_of_its_digest(tmp_path: Path) -> None:
+    texts, digests = documents(30), []
+    for order in (texts, texts[::-1]):
+        (tmp_path / "a.txt").write_bytes(b"".join(order))
+        digests.append(read(tmp_path / "a.txt").digest)
+    assert digests[0] != digests[1]
 
 
 def test_lone_file_is_cut_where_its_texts_end(tmp_path: Path) -> None:
-    texts = documents(20, lines=5)
+    texts = documents(60, lines=20)
     (tmp_path / "stories.txt").write_bytes(corpus.END_OF_TEXT.join(texts))
-    assert read(tmp_path / "stories.txt").digest == from_documents(texts).digest
+    one, other = read(tmp_path / "stories.txt"), from_documents(texts)
+    assert one.digest == other.digest and [part(one, s) for s in SPLITS] == [part(other, s) for s in SPLITS]
+    for split in SPLITS:  # a document may be shorter than a window
+        for a, b in zip(*(data.windows(c, split, count=70, length=10) for c in (one, other)), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_dump_of_wikipedia_is_cut_at_its_pages(tmp_path: Path) -> None:
+    pages = [b"<page>\n    <title>%d</title>\n%s  </page>\n  " % (i, text) for i, text in enumerate(documents(60))]
+    (tmp_path / "enwik").write_bytes(b"<mediawiki>\n  " + b"".join(pages) + b"<page> is no title\n")
+    text = read(tmp_path / "enwik")
+    parts = [part(text, split) for split in SPLITS]
+    assert text.documents == 61 and sum(map(len, parts)) == len(text.units)
+    for page in pages:
+        assert [page in part for part in parts].count(True) == 1
+    assert min(map(len, parts)) > 0
+
+
+def test_near_duplicates_of_a_lone_file_lie_on_one_side(tmp_path: Path) -> None:
+    originals = documents(100)
+    copies = [edited(text, i % 5) for i, text in enumerate(originals)]
+    (tmp_path / "stories.txt").write_bytes(corpus.END_OF_TEXT.join(originals + copies))
+    text = read(tmp_path / "stories.txt")
+    assert (text.alike, text.grouped) == (100, 200)
+    parts = [part(text, split) for split in SPLITS]
+    for original, copy in zip(originals, copies, strict=True):
+        assert [original in part for part in parts] == [copy in part for part in parts]
 
 
 def test_library_is_real_text_that_gives_a_default() -> None:
@@ -163,29 +231,91 @@ def test_library_is_real_text_that_gives_a_default() -> None:
 # ---- tokens --------------------------------------------------------------------------------------------------------
 
 
-def test_token_file_is_mapped_and_split_in_pieces(tmp_path: Path) -> None:
-    tokens = write_tokens(tmp_path / "train.bin", 40 * corpus.PIECE + 5)
-    text = read(tmp_path / "train.bin", limit=1 << 30)
+def test_each_document_of_a_token_file_lies_in_one_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "CHUNK", 1 << 10)  # so that documents lie across what is looked at a time
+    texts = written()
+    np.concatenate(texts).tofile(tmp_path / "train.bin")
+    text = read(tmp_path / "train.bin")
     assert isinstance(text.units, np.memmap) and not text.units.flags.writeable
-    np.testing.assert_array_equal(text.units, tokens)
-    ranges = sorted(tuple(span) for split in SPLITS for span in text.spans[split].tolist())
-    assert ranges[0][0] == 0 and ranges[-1][1] == len(tokens)
-    assert all(one[1] == other[0] for one, other in zip(ranges, ranges[1:], strict=False))
-    assert min(text.size(split) for split in SPLITS) > 0
-    inputs, targets = data.windows(text, "train", count=50, length=64)
+    owner, ends = owners(text), np.cumsum([len(one) for one in texts])
+    assert text.documents == len(texts) and text.copies == 0
+    assert all(len(set(own.tolist())) == 1 for own in np.split(owner, ends[:-1]))
+    assert set(owner.tolist()) == {0, 1, 2}
+
+
+def test_no_window_of_tokens_is_in_two_splits(tmp_path: Path) -> None:
+    np.concatenate(written()).tofile(tmp_path / "train.bin")
+    text = read(tmp_path / "train.bin")
+    found = [windows_of(text, split, 20) for split in SPLITS]
+    assert min(map(len, found)) >= data.FEWEST
+    assert not found[0] & found[1] and not found[0] & found[2] and not found[1] & found[2]
+
+
+def test_windows_of_tokens_are_runs_of_their_split(tmp_path: Path) -> None:
+    """From one document into the next of the same split, since a document may be shorter than a window."""
+    np.concatenate(written()).tofile(tmp_path / "train.bin")
+    text = read(tmp_path / "train.bin")
+    own = part(text, "train")
+    inputs, targets = data.windows(text, "train", count=50, length=600)
     assert type(inputs) is np.ndarray and inputs.dtype == np.int32
-    own = [text.units[begin:end].tobytes() for begin, end in text.spans["train"]]
-    drawn = [np.append(row, last).astype("<u2").tobytes() for row, last in zip(inputs, targets[:, -1], strict=True)]
-    assert len(own) > 3 and all(any(window in span for span in own) for window in drawn)
-    assert sum(any(window in span for window in drawn) for span in own) > 3
+    for row, last in zip(inputs, targets[:, -1], strict=True):
+        assert np.append(row, last).astype("<u2").tobytes() in own
 
 
-def test_equal_pieces_of_tokens_are_used_once(tmp_path: Path) -> None:
-    tokens = write_tokens(tmp_path / "a.bin", 10 * corpus.PIECE)
-    np.concatenate([tokens, tokens]).tofile(tmp_path / "a.bin")
+@pytest.mark.parametrize("vocab", [1_000, 65_536])
+def test_token_file_without_known_ends_has_one_stretch_for_each_split(tmp_path: Path, vocab: int) -> None:
+    tokens = write_tokens(tmp_path / "train.bin", 50_003, vocab)
+    if vocab > corpus.GPT2:  # then it ends nothing
+        tokens[::100] = corpus.END_TOKEN
+        tokens.tofile(tmp_path / "train.bin")
+    text = read(tmp_path / "train.bin", vocab=vocab)
+    np.testing.assert_array_equal(text.units, tokens)
+    assert text.documents == 0
+    np.testing.assert_array_equal(np.diff(owners(text)).nonzero()[0] + 1, [40_003, 45_003])
+
+
+def test_equal_documents_of_tokens_are_used_once(tmp_path: Path) -> None:
+    texts = written()[:-1]
+    np.concatenate(texts + texts).tofile(tmp_path / "a.bin")
     text = read(tmp_path / "a.bin")
-    assert (text.documents, text.copies) == (10, 10)
-    assert sum(text.size(split) for split in SPLITS) == 10 * corpus.PIECE
+    assert (text.documents, text.copies) == (len(texts), len(texts))
+    assert 2 * text.used == text.whole
+
+
+# ---- limits --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a.txt", "stories.txt", "a.bin", "folder"])
+def test_limit_is_honoured_whatever_the_text(tmp_path: Path, name: str) -> None:
+    texts = documents(40)
+    folder(tmp_path / "folder", texts)
+    (tmp_path / "a.txt").write_bytes(b"".join(texts))
+    (tmp_path / "stories.txt").write_bytes(corpus.END_OF_TEXT.join(texts))
+    np.concatenate(written()).tofile(tmp_path / "a.bin")
+    whole = read(tmp_path / name)
+    half = read(tmp_path / name, limit=whole.whole // 2)
+    assert whole.used >= 0.99 * whole.whole == 0.99 * half.whole
+    assert 0.45 * whole.whole < half.used <= whole.whole // 2
+
+
+def test_large_limit_takes_a_large_file_of_a_folder_and_is_told(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    folder(tmp_path, [rng.integers(32, 127, size=size, dtype=np.uint8).tobytes() for size in (2_000, 9 << 20)])
+    few, more = read(tmp_path), read(tmp_path, limit=1 << 27)
+    assert (few.used, more.used) == (2_000, 2_000 + (9 << 20))
+    said = data.told(few, Path("texts"), corpus.LIMIT)
+    assert said == "byte_lm: uses 2,000 of 9,439,184 bytes of texts (limit=9439184 takes all); 1 document, split whole"
+    said = data.told(more, Path("texts"), 1 << 27)
+    assert said == "byte_lm: uses 9,439,184 of 9,439,184 bytes of texts; 2 documents, split whole"
+
+
+def test_what_is_used_of_tokens_is_told_in_tokens(tmp_path: Path) -> None:
+    write_tokens(tmp_path / "a.bin", 5_000)
+    line = data.told(read(tmp_path / "a.bin", limit=4_000), Path("a.bin"), 4_000)
+    assert line.startswith("byte_lm: uses 4,000 of 5,000 tokens of a.bin (limit=5000 takes all); no end of a document")
+    np.concatenate(2 * written(5)[:-1]).tofile(tmp_path / "b.bin")
+    line = data.told(read(tmp_path / "b.bin"), Path("b.bin"), corpus.LIMIT)
+    assert line.endswith("tokens of b.bin; 4 documents, split whole, 4 copies left out")
 
 
 # ---- windows -------------------------------------------------------------------------------------------------------
@@ -236,7 +366,7 @@ def test_windows_that_training_text_has_are_not_scored() -> None:
     for split in ("validation", "test"):
         own = part(text, split)
         assert own.count(shared) > 3
-        starts = np.arange(text.spans[split][0, 0], text.spans[split][0, 1] - 300, 301)
+        starts = np.arange(0, text.size(split) - 300, 301)
         left = starts[corpus.fresh(text, split, starts, 301)]
         assert 0.5 < len(left) / len(starts) < 1
         windows = data.windows(text, split, count=len(left), length=300).inputs
@@ -288,6 +418,21 @@ def test_too_little_text_says_how_much_there_is(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="0 are for validation, with room for 0 windows of 5 .*Give 10,000 units"):
         data.check(from_documents([b"one text alone"]), 4)
+
+
+def test_too_few_tokens_are_told_in_tokens(tmp_path: Path) -> None:
+    write_tokens(tmp_path / "a.bin", 1_000)
+    with pytest.raises(ValueError, match=r"of 1,000 tokens 100 are for validation, .* Give 10,000 tokens or more\.$"):
+        data.check(read(tmp_path / "a.bin"), 4)
+    np.concatenate(written(4)).tofile(tmp_path / "b.bin")
+    with pytest.raises(ValueError, match=r"Give 10,000 tokens or more, in several documents\.$"):
+        data.check(read(tmp_path / "b.bin"), 4)
+
+
+def test_too_little_text_says_what_the_limit_leaves_out(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"".join(documents(20)))
+    with pytest.raises(ValueError, match=r"of 100 units of text \([\d,]{6} with copies, .* Give 10,000 units"):
+        data.check(read(tmp_path / "a.txt", limit=100), 4)
 
 
 def test_short_text_has_fewer_windows_to_be_scored_on(tmp_path: Path) -> None:

@@ -97,6 +97,18 @@ def corpus(path: Path | None = None, limit: int = LIMIT, vocab: int = GPT2) -> C
     return read(path, limit=limit, vocab=vocab)
 
 
+def told(text: Corpus, path: Path | None, limit: int) -> str:
+    """How much of a text is used and how it is split, in one line."""
+    units, place = "tokens" if text.tokens else "bytes", path or "the Python library's sources"
+    said = f"byte_lm: uses {text.used:,} of {text.whole:,} {units} of {place}"
+    said += f" (limit={text.whole} takes all)" if limit < text.whole else ""
+    if not text.documents:
+        return f"{said}; no end of a document is marked in it, so its end is scored on and what is before is trained on"
+    documents = "1 document" if text.documents == 1 else f"{text.documents:,} documents"
+    copies = f", {text.copies:,} copies left out" if text.copies else ""
+    return f"{said}; {documents}, split whole{copies}"
+
+
 def windows(text: Corpus, name: str, *, count: int, length: int, seed: int | None = None) -> Split:
     """Cut windows from a split of a corpus.
 
@@ -117,9 +129,12 @@ def windows(text: Corpus, name: str, *, count: int, length: int, seed: int | Non
         chosen = _anywhere(text, length + 1, count, rng)
     else:
         chosen = _apart(text, name, length + 1, count, rng)
-    every = np.lib.stride_tricks.sliding_window_view(text.units, length + 1)
-    drawn = np.asarray(every[chosen], dtype=np.int32)  # of a mapped file, only these are read
-    return Split(drawn[:, :-1].copy(), drawn[:, 1:].copy())
+    between = text.reader(name)
+    inputs, targets = (np.empty((len(chosen), length), np.int32) for _ in range(2))
+    for i, start in enumerate(chosen.tolist()):  # of a mapped file, only these are read
+        window = between(start, start + length + 1)
+        inputs[i], targets[i] = window[:-1], window[1:]
+    return Split(inputs, targets)
 
 
 def fetch(name: str, folder: Path, *, url: str | None = None, timeout_s: float = 60) -> Path:
@@ -152,19 +167,16 @@ def fetch(name: str, folder: Path, *, url: str | None = None, timeout_s: float =
 
 def _anywhere(text: Corpus, width: int, count: int, rng: np.random.Generator) -> np.ndarray:
     """Where training windows begin: each place at which one can is equally likely, again and again."""
-    begins, ends = text.spans["train"].T
-    places = np.maximum(ends - begins - width + 1, 0)
-    if places.sum() == 0:
+    places = text.size("train") - width + 1
+    if places < 1:
         raise _too_little(text, "train", width, 0)
-    drawn, upto = rng.integers(places.sum(), size=count), np.cumsum(places)
-    span = np.searchsorted(upto, drawn, side="right")
-    return begins[span] + drawn - (upto - places)[span]
+    return rng.integers(places, size=count)
 
 
 def _apart(text: Corpus, name: str, width: int, count: int, rng: np.random.Generator) -> np.ndarray:
     """Where the windows of a split begin that is scored: some of those side by side that are fresh."""
-    starts = np.concatenate([np.arange(begin, end - width + 1, width) for begin, end in text.spans[name]] or [[]])
-    starts = starts.astype(int)[fresh(text, name, starts, width)] if len(starts) else starts
+    starts = np.arange(0, text.size(name) - width + 1, width)
+    starts = starts[fresh(text, name, starts, width)] if len(starts) else starts
     room = len(starts) // FEWEST * FEWEST
     if not room:
         raise _too_little(text, name, width, len(starts))
@@ -178,17 +190,19 @@ def check(text: Corpus, length: int) -> None:
       ValueError: it is; one line.
     """
     for name in SHARES:
-        room = sum((end - begin) // (length + 1) for begin, end in text.spans[name])
+        room = text.size(name) // (length + 1)
         if room < FEWEST:
             raise _too_little(text, name, length + 1, room)
 
 
 def _too_little(text: Corpus, name: str, width: int, found: int) -> ValueError:
-    whole, own = sum(map(text.size, text.spans)), text.size(name)
+    units, kinds = ("tokens", "tokens") if text.tokens else ("units of text", "units")
+    beyond = f" ({text.whole:,} with copies, marks and what is beyond the limit)" if text.used < text.whole else ""
     least = -(-round(1.2 * FEWEST * width / min(SHARES.values())) // 10_000) * 10_000
+    whole = ", in several documents" if text.documents else ""
     return ValueError(
-        f"byte_lm: of {whole:,} units of text {own:,} are for {name}, with room for {found} windows of {width} that "
-        f"nothing else has. Give {least:,} units or more, in several documents or lines."
+        f"byte_lm: of {text.used:,} {units}{beyond} {text.size(name):,} are for {name}, with room for {found} windows "
+        f"of {width} that nothing else has. Give {least:,} {kinds} or more{whole}."
     )
 
 
