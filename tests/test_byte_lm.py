@@ -1,8 +1,10 @@
 """The space of byte-level language models: what it says of itself holds, at every size, for every text."""
 
 import dataclasses
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nas import workplace
 from nas.admit import Admitted, admit, drive, gate, program, trace
 from nas.execute.local import LocalExecutor
 from nas.flows import preload
@@ -17,6 +20,7 @@ from nas.records import Failure, Program, defaults
 from nas.search_spaces.byte_lm import corpus, data, space
 from nas.search_spaces.byte_lm.space import SPACE, VARIANTS
 from nas.space import SearchSpace, SpaceError, digest, load, names
+from nas.store import StoreError
 
 
 def traced(name: str, found: SearchSpace, platform: str = "cpu") -> Program | Failure:
@@ -140,7 +144,8 @@ def test_scale_makes_larger_what_it_names(reference: str, width: int, depth: int
 def test_patterns_are_longer_where_the_size_is_deeper_and_stay_where_a_space_is_scaled() -> None:
     found = {reference: load(f"byte_lm:stack{reference}") for reference in ("", "@width=3", "?size=gpu")}
     assert [one.grammar.blocks for one in found.values()] == [(3, 5), (3, 5), (11, 13)]
-    assert found["@width=3"].task is found[""].task and found["?size=gpu"].task is not found[""].task
+    tasks = {reference: one.task for reference, one in found.items()}
+    assert tasks["@width=3"].split is tasks[""].split and tasks["?size=gpu"].split is not tasks[""].split
 
 
 def test_a_stack_says_itself_how_deep_it_is() -> None:
@@ -199,6 +204,97 @@ def test_other_text_has_another_identity(tmp_path: Path) -> None:
     data.corpus.cache_clear()
 
 
+def added(folder: Path) -> None:
+    (folder / "more.txt").write_text("one more document\n" * 40)
+
+
+def removed(folder: Path) -> None:
+    (folder / "7.txt").unlink()
+
+
+def changed(folder: Path) -> None:
+    with (folder / "7.txt").open("ab") as file:
+        file.write(b"!")
+
+
+@pytest.mark.parametrize("change", [added, removed, changed])
+def test_folder_that_changed_between_two_loads_of_a_run_is_told_in_one_line(
+    tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    place = written(tmp_path)
+    found = load(f"byte_lm?data={place}")
+    data.corpus.cache_clear()  # as in another process
+    run: Any = SimpleNamespace(folder=tmp_path, config={"space_digest": digest(found), "space_version": 1})
+    change(place)
+    data.corpus.cache_clear()
+    with pytest.raises(StoreError, match="restore the space's file or its data, or start a new run") as raised:
+        with workplace.open_workplace(run, found, 1, None):
+            pass
+    assert "\n" not in str(raised.value)
+
+
+def test_limit_is_chosen_and_larger_at_a_larger_size(tmp_path: Path) -> None:
+    """Whatever the order of the options."""
+    place = written(tmp_path)
+    text = sum(file.stat().st_size for file in place.iterdir())
+
+    def used(options: str) -> int:
+        split: Any = load(f"byte_lm{options}").task.split
+        kept = dict(split.keywords)
+        return space._limit(kept["length"], kept["path"], kept["limit"])
+
+    assert used("") == used("?size=gpu") == used(f"?data={place}") == corpus.LIMIT
+    assert used(f"?data={place}&size=gpu") == used(f"?size=gpu&data={place}@width=2") == 1 << 27
+    for options in (f"data={place}&limit={text // 2}&size=gpu", f"size=gpu&limit={text // 2}&data={place}"):
+        assert used(f"?{options}") == text // 2
+    least, most = load(f"byte_lm?limit={text // 2}&data={place}"), load(f"byte_lm?data={place}")
+    assert identity(least) != identity(most)
+    assert not np.array_equal(least.task.split("train").inputs, most.task.split("train").inputs)
+    assert least.name == f"byte_lm?limit={text // 2}&data=text"
+
+
+def test_how_much_is_used_of_a_given_text_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = written(tmp_path)
+    identity(SPACE)
+    assert capsys.readouterr() == ("", "")
+    for _ in range(2):
+        identity(load(f"byte_lm?data={place}&limit=2000000"))
+    assert re.fullmatch(
+        r"byte_lm: uses 1,\d+,\d+ of [\d,]+ bytes of \S+/text \(limit=\d+ takes all\); \d+ documents, split whole\n",
+        capsys.readouterr().err,
+    )
+    identity(load("byte_lm?limit=4000000"))
+    assert " of the Python library's sources (limit=" in capsys.readouterr().err
+
+
+def identity(found: SearchSpace) -> str:
+    assert found.task.identity is not None
+    return found.task.identity()
+
+
+@pytest.mark.parametrize(
+    ("reference", "right"),
+    [
+        ("byte_lm?data={}", "byte_lm?data={}&vocab=65536"),
+        ("byte_lm:stack?size=gpu&data={}&vocab=60000", "byte_lm:stack?size=gpu&data={}&vocab=65536"),
+        ("byte_lm:block?data={}&limit=9000&remat=on", "byte_lm:block?data={}&limit=9000&remat=on&vocab=65536"),
+        ("byte_lm?vocab=300&data={}@width=2", "byte_lm?data={}&vocab=65536@width=2"),
+        ("byte_lm?data={}@width=2@data=2", "byte_lm?data={}&vocab=65536@width=2@data=2"),
+    ],
+)
+def test_token_beyond_the_vocabulary_is_told_with_the_reference_that_is_right(
+    tmp_path: Path, reference: str, right: str
+) -> None:
+    file = tmp_path / "a b.bin"
+    np.full(40_000, 65_535, "<u2").tofile(file)
+    named = str(file).replace(" ", "%20")
+    with pytest.raises(SpaceError) as raised:
+        digest(load(reference.format(named)))
+    said = str(raised.value)
+    assert "has token 65535; vocab=" in said and said.endswith(f"--space '{right.format(named)}'")
+    assert "\n" not in said and load(right.format(named)).spec.vocab == 65_536
+
+
 def test_tokens_have_a_vocabulary_of_their_own(tmp_path: Path) -> None:
     file = tmp_path / "train.bin"
     np.random.default_rng(0).integers(900, size=4_000).astype("<u2").tofile(file)
@@ -216,7 +312,9 @@ def test_tokens_have_a_vocabulary_of_their_own(tmp_path: Path) -> None:
         ("vocab=many", "many is no number of tokens; give one from 2 to 65536"),
         ("vocab=70000", "70000 is no number of tokens"),
         ("size=tpu", "there is no size 'tpu'; there are cpu, gpu"),
-        ("colour=red", "has no option 'colour'; it has data, remat, size, vocab"),
+        ("colour=red", "has no option 'colour'; it has data, limit, remat, size, vocab"),
+        ("limit=0", "0 is no number of bytes or tokens; give a whole number from 1"),
+        ("limit=8MiB", "8MiB is no number of bytes or tokens"),
     ],
 )
 def test_what_cannot_be_chosen_is_said_in_one_line(option: str, message: str) -> None:

@@ -3,7 +3,7 @@
     python -m nas.search --space byte_lm --budget 100             the mixer of a block; the skeleton has the rest
     python -m nas.search --space byte_lm:block --budget 100       one whole block, which is stacked
     python -m nas.search --space byte_lm:stack --budget 100       the whole middle: a pattern of named primitives
-    python -m nas.search --space 'byte_lm?data=FILE' --budget 100   another text, or tokens (*.bin)
+    python -m nas.search --space 'byte_lm?data=FILE' --budget 100   another text, or tokens (*.bin); &limit=UNITS
     python -m nas.search --space 'byte_lm?size=gpu' --budget 10     about ten million parameters
 
 The text is by default the sources of the Python library that runs this; its digest is part of what a score belongs to.
@@ -12,15 +12,16 @@ Sizes, limits and what they were measured on: `README.md` beside this file.
 
 import dataclasses
 import functools
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nas.records import Real
 from nas.search_spaces import sequence
 from nas.search_spaces.byte_lm import corpus, data
 from nas.search_spaces.sequence.grammar import grammar
-from nas.space import Contract, Ladder, Recipe, Scope, SearchSpace, Spec, Task
+from nas.space import Contract, Ladder, Recipe, Scope, SearchSpace, Spec, Split, Task, with_options
 
 MARGIN = 1.2
 """Parameters and FLOPs that a candidate may have, as a multiple of the transformer's of the same spec."""
@@ -42,15 +43,52 @@ def score(outputs: Any, targets: Any) -> Any:
     return loss(outputs, targets) / jnp.log(2.0)
 
 
-def identity(path: Path | None = None, vocab: int = corpus.GPT2, length: int = 1) -> str:
+def identity(*, reference: str, length: int, path: Path | None, vocab: int, limit: int | None) -> str:
     """Hash of the documents that are trained and scored on; reads them, and says if they have no room for windows.
+
+    How much of a given text is used, or of the library by a given limit, is told on stderr.
 
     Raises:
       ValueError: there is no text, or it is too short; one line.
     """
-    text = data.corpus(path, vocab=vocab)
-    data.check(text, length)
-    return text.digest
+    found = _corpus(reference, length, path, vocab, limit)
+    data.check(found, length)
+    if path is not None or limit is not None:
+        _tell(data.told(found, path, _limit(length, path, limit)))
+    return found.digest
+
+
+@functools.cache
+def _tell(line: str) -> None:
+    """Print a line, once in a process, however often a run asks for the identity."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def _split(
+    name: str, *, reference: str, length: int, times: int, path: Path | None, vocab: int, limit: int | None
+) -> Split:
+    """The examples of a split, as `data.split` has them."""
+    _corpus(reference, length, path, vocab, limit)  # read once; here for what it says if it cannot be
+    limit = _limit(length, path, limit)
+    return data.split(name, path=path, length=length, times=times, limit=limit, vocab=vocab)
+
+
+def _corpus(reference: str, length: int, path: Path | None, vocab: int, limit: int | None) -> corpus.Corpus:
+    """The text, or how the space that was asked for is asked for right."""
+    try:
+        return data.corpus(path, _limit(length, path, limit), vocab)
+    except corpus.VocabularyError as error:
+        plain, at, factors = reference.partition("@")
+        plain, _, options = plain.partition("?")
+        kept = [option for option in options.split("&") if option and not option.startswith("vocab=")]
+        right = f"{plain}?{'&'.join([*kept, 'vocab=65536'])}{at}{factors}"
+        raise corpus.VocabularyError(f"{error}: --space '{right}'") from error
+
+
+def _limit(length: int, path: Path | None, limit: int | None) -> int:
+    """Most units that are read: as chosen, or of a given text what its size says."""
+    usual = next((size.limit for size in SIZES.values() if size.spec.length == length), corpus.LIMIT)
+    return limit or (corpus.LIMIT if path is None else usual)
 
 
 LOGITS_BYTES = 1 << 29
@@ -108,15 +146,34 @@ def _contract(spec: Spec, batch: int) -> Contract:
     )
 
 
-def _task(*, length: int, path: Path | None = None, vocab: int = corpus.GPT2, times: int = 1) -> Task:
+def _task(
+    *,
+    reference: str,
+    length: int,
+    path: Path | None = None,
+    vocab: int = corpus.GPT2,
+    limit: int | None = None,
+    times: int = 1,
+) -> Task:
+    """The task over a text.
+
+    Args:
+      reference: how the space was asked for, which messages say.
+      length: T.
+      path: of the text.
+      vocab: tokens that a `.bin` file may have.
+      limit: most units; None is what is usual.
+      times: so many times the training windows.
+    """
+    text = {"reference": reference, "length": length, "path": path, "vocab": vocab, "limit": limit}
     tokens = path is not None and path.suffix == ".bin"
     return Task(
-        split=functools.partial(data.split, path=path, length=length, times=times, vocab=vocab),
+        split=functools.partial(_split, times=times, **text),
         loss=loss,
         score=score,
         metric="bits_per_token" if tokens else "bits_per_byte",
         maximize=False,
-        identity=functools.partial(identity, path, vocab, length),
+        identity=functools.partial(identity, **text),
         bound=0.5 if path is None else None,  # on the default text our baselines have 2 bits; other texts may repeat
     )
 
@@ -130,12 +187,29 @@ def _fitted(space: SearchSpace, *, spec: Spec | None = None, **text: Any) -> Sea
     spec = dataclasses.replace(spec or space.spec, vocab=vocab, classes=vocab)
     task = space.task if text == split.keywords else _task(**text)
     gain = 4 * GAIN if tokens else GAIN  # a token of GPT-2's is about four bytes
-    own = next(recipe for of, recipe, _, _ in SIZES.values() if of.length == spec.length)
+    own = next(size.recipe for size in SIZES.values() if size.spec.length == spec.length)
     recipe = dataclasses.replace(space.recipe, accumulate=own.accumulate, eval_batch=own.eval_batch)
     recipe = _in_parts(recipe, spec)
     return dataclasses.replace(
         space, spec=spec, task=task, recipe=recipe, contract=_contract(spec, recipe.microbatch), credible_gain=gain
     )
+
+
+def _chosen(space: SearchSpace, told: str, *, option: str, make: Callable[..., SearchSpace]) -> SearchSpace:
+    """What an option makes of a space, which then knows that it was asked for so."""
+    made = make(space, told)
+    split: Any = made.task.split
+    task = _task(**split.keywords | {"reference": with_options(split.keywords["reference"], {option: told})})
+    return dataclasses.replace(made, task=task)
+
+
+def _larger(space: SearchSpace, factor: int, *, axis: str, make: Callable[..., SearchSpace]) -> SearchSpace:
+    """The same for an axis; examples that stay the same stay the same object, since others ask that."""
+    made = make(space, factor)
+    before: Any = space.task.identity
+    after: Any = made.task.identity
+    named = functools.partial(after, reference=f"{before.keywords['reference']}@{axis}={factor}")
+    return dataclasses.replace(made, task=dataclasses.replace(made.task, identity=named))
 
 
 # ---- scale: what `nas.scale` makes larger. Validation, test and every source stay as they are. ----
@@ -164,7 +238,7 @@ def more_steps(space: SearchSpace, factor: int) -> SearchSpace:
     return dataclasses.replace(space, ladder=dataclasses.replace(space.ladder, steps=steps))
 
 
-# ---- options: what is chosen with `?data=…&vocab=…&size=…&remat=…` ----
+# ---- options: what is chosen with `?data=…&limit=…&vocab=…&size=…&remat=…` ----
 
 
 def with_data(space: SearchSpace, path: str) -> SearchSpace:
@@ -190,6 +264,17 @@ def with_vocab(space: SearchSpace, vocab: str) -> SearchSpace:
     return _fitted(space, vocab=int(vocab))
 
 
+def with_limit(space: SearchSpace, limit: str) -> SearchSpace:
+    """Say how many bytes or tokens of the text are used at most, where it is not as many as its size says.
+
+    Raises:
+      ValueError: it is no whole number from 1.
+    """
+    if not limit.isdecimal() or int(limit) < 1:
+        raise ValueError(f"{limit} is no number of bytes or tokens; give a whole number from 1.")
+    return _fitted(space, limit=int(limit))
+
+
 def with_size(space: SearchSpace, size: str) -> SearchSpace:
     """Take the sizes for `cpu`, which a space has unless told otherwise, or for one accelerator, `gpu`.
 
@@ -198,21 +283,40 @@ def with_size(space: SearchSpace, size: str) -> SearchSpace:
     """
     if size not in SIZES:
         raise ValueError(f"there is no size '{size}'; there are {', '.join(SIZES)}. Name one of them.")
-    spec, recipe, ladder, times = SIZES[size]
+    spec, recipe, ladder, times, _ = SIZES[size]
     made = grammar(space.scope, depth=spec.depth)
     told = guidance(space.scope, spec)
     sized = dataclasses.replace(space, recipe=recipe, ladder=ladder, grammar=made, guidance=told)
     return _fitted(sized, spec=dataclasses.replace(spec, remat=space.spec.remat), times=times)
 
 
-SIZES: dict[str, tuple[Spec, Recipe, Ladder, int]] = {
-    "cpu": (
+class Size(NamedTuple):
+    """What a size is.
+
+    Attributes:
+      spec: of the space.
+      recipe: likewise.
+      ladder: likewise.
+      times: how many times `data.COUNTS` windows are trained on.
+      limit: most units of a given text; of the library there are `corpus.LIMIT` at every size.
+    """
+
+    spec: Spec
+    recipe: Recipe
+    ladder: Ladder
+    times: int
+    limit: int
+
+
+SIZES = {
+    "cpu": Size(
         Spec(length=128, vocab=corpus.BYTES, classes=corpus.BYTES, width=64, depth=2, heads=4),
         Recipe(batch=16, eval_batch=64, warmup=50, lr=Real(3e-3, 1e-1, log=True), wd=Real(1e-4, 1e-1, log=True)),
         Ladder(steps=(100, 400, 1_600), eta=4),
         2,
+        corpus.LIMIT,
     ),
-    "gpu": (
+    "gpu": Size(
         Spec(
             length=1_024,
             vocab=corpus.BYTES,
@@ -232,9 +336,9 @@ SIZES: dict[str, tuple[Spec, Recipe, Ladder, int]] = {
         ),
         Ladder(steps=(250, 1_000, 4_000), eta=4),
         4,
+        1 << 27,  # all of enwik8 and text8
     ),
 }
-"""For each size its spec, recipe and ladder, and how many times `data.COUNTS` windows are trained on."""
 
 _TEXT = """\
 The next byte of real text, by default of the Python library's sources: identifiers that come back after hundreds of
@@ -264,27 +368,27 @@ def guidance(scope: Scope, spec: Spec) -> str:
     return (sequence.ASKED[scope] + _TEXT).format(T=spec.length, depth=spec.depth, layers=2 * spec.depth)
 
 
-def space(
-    path: Path | None = None, *, scope: Scope = "Mixer", size: str = "cpu", vocab: int = corpus.GPT2
-) -> SearchSpace:
-    """Make the space of a scope and a size over a text; nothing is read.
+def space(*, scope: Scope = "Mixer", size: str = "cpu") -> SearchSpace:
+    """Make the space of a scope and a size over the Python library's sources; nothing is read.
 
     Args:
-      path: the text, as in `corpus.read`; None is the Python library's sources.
       scope: `Mixer`, `Block` or `Stack`.
       size: one of `SIZES`.
-      vocab: tokens that a `.bin` file may have.
     """
-    spec, recipe, ladder, times = SIZES[size]
+    spec, recipe, ladder, times, _ = SIZES[size]
     scale: dict[str, Callable[[SearchSpace, int], SearchSpace]] = {}
     scale |= {"width": wider, "data": more_data, "steps": more_steps}
     scale |= {"depth": deeper} if scope != "Stack" else {}  # a stack says itself how many layers it has
-    made = SearchSpace(
-        name="byte_lm" if scope == "Mixer" else f"byte_lm:{scope.lower()}",
+    options = {
+        "data": with_data, "limit": with_limit, "vocab": with_vocab, "size": with_size, "remat": sequence.with_remat,
+    }  # fmt: skip
+    name = "byte_lm" if scope == "Mixer" else f"byte_lm:{scope.lower()}"
+    return SearchSpace(
+        name=name,
         version=1,
         scope=scope,
         spec=spec,
-        task=_task(length=spec.length, times=times),
+        task=_task(reference=name, length=spec.length, times=times),
         contract=_contract(spec, recipe.microbatch),
         recipe=recipe,
         ladder=ladder,
@@ -294,10 +398,9 @@ def space(
         skeleton=functools.partial(sequence.language_model, scope=scope),
         baseline_seeds=2,
         credible_gain=GAIN,
-        scale=scale,
-        options={"data": with_data, "vocab": with_vocab, "size": with_size, "remat": sequence.with_remat},
+        scale={axis: functools.partial(_larger, axis=axis, make=make) for axis, make in scale.items()},
+        options={option: functools.partial(_chosen, option=option, make=make) for option, make in options.items()},
     )
-    return made if path is None else _fitted(made, path=path, vocab=vocab)
 
 
 SPACE = space()
