@@ -88,7 +88,7 @@ class _Costs:
         if name in self._active or len(self._active) > MAX_CALLS:
             raise Rejected("calls", "functions call each other in a circle or too deep; write the loop as lax.scan")
         self._active.add(name)
-        work = self._known[name] = self._block(self._module.functions[name])
+        work = self._known[name] = self._block(self._module.functions[name], name)
         self._active.discard(name)
         if work.inlined > MAX_INLINED or work.executed > MAX_EXECUTED:
             raise Rejected(
@@ -98,7 +98,7 @@ class _Costs:
             )
         return work
 
-    def _block(self, block: Block) -> Work:
+    def _block(self, block: Block, function: str = "") -> Work:
         work, used = Work(), Counter(block.returned)
         for operation in reversed(block.operations):
             each = self._operation(operation)
@@ -107,30 +107,29 @@ class _Costs:
             else:
                 used.update(_uses(operation))
             work.add(each)
-        work.written -= self._kept_in_place(block, used)
+        work.written -= self._kept_in_place(block, used, function)
         return work
 
-    def _kept_in_place(self, block: Block, used: Mapping[int, int]) -> int:
+    def _kept_in_place(self, block: Block, used: Mapping[int, int], function: str) -> int:
         """Bytes that are not copied where part of an array is changed: of one that was made here and that nobody else
-        reads, or that a loop hands on to its next turn. A function's caller lends it what it changes and returns.
+        reads, or that a loop hands on to its next turn. The caller of a function lends it what it changes and returns.
         """
         fresh = {r for operation in block.operations if operation.name not in _FREE for r in operation.results}
-        borrower = next((name for name, one in self._module.functions.items() if one is block), None)
-        handed = dict(zip(block.arguments, block.returned, strict=False))
+        places = {value: place for place, value in enumerate(block.arguments)}
+        returned = {value: place for place, value in enumerate(block.returned)}
         kept, lent = 0, list[tuple[int, int, int]]()
         for operation in block.operations:
             if not any(used[result] for result in operation.results):
                 continue
             for array, result, saved in self._changed(operation):
-                alone = used[array] == 1
-                if alone and borrower is not None and array in block.arguments and result in block.returned:
-                    lent.append((block.arguments.index(array), block.returned.index(result), saved))
-                elif not alone or (array not in fresh and handed.get(array) != result):
-                    kept -= saved if operation.name == "func.call" else 0
-                    continue
-                kept += saved if operation.name != "func.call" else 0
-        if borrower is not None:
-            self._lent[borrower] = lent
+                alone, place, to = used[array] == 1, places.get(array), returned.get(result)
+                stays = alone and (array in fresh or place is not None and place == to)
+                if alone and function and place is not None and to is not None:
+                    lent.append((place, to, saved))
+                    stays = True
+                kept += saved * (stays - (operation.name == "func.call"))  # a function counts its loans as kept
+        if function:
+            self._lent[function] = lent
         return kept
 
     def _changed(self, operation: Operation) -> Iterator[tuple[int, int, int]]:
