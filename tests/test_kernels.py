@@ -2,8 +2,8 @@
 
 An operation is tested by being listed. Its oracle is in `kernel_oracles.py`, its cases are its own; those of up to
 `SMALL` numbers are computed here. Arrays are rounded to the dtype under test before anything else, so that an error is
-the operation's own. What is allowed is `C` roundings of the dtype, times the root of how many terms are summed, times
-the largest number of the array.
+the operation's own. What is allowed, relative to the largest number of an array, is `C` roundings of the dtype, or of
+the sums' dtype times the root of how many terms are summed, whichever is more: sums of 16-bit numbers are float32.
 """
 
 import dataclasses
@@ -22,9 +22,11 @@ import pytest
 
 from nas import kernels
 from nas.kernels.crossing import platform as platform_here
-from nas.kernels.op import SMALL, Case, Op, is_floating
+from nas.kernels.op import SMALL, Case, Op, accumulation, is_floating
 
 C = 2
+SEVERAL_CHUNKS = ("long", "one_decay_long")
+"""Cases of more than one chunk on every platform, whose products in 16 bit are compared too."""
 PRESENT = [name for name in kernels.NAMES if importlib.util.find_spec(f"nas.kernels.{name}")]
 OPS: dict[str, Op] = {name: kernels.load(name) for name in PRESENT}
 
@@ -36,31 +38,54 @@ def small(op: Op) -> dict[str, Case]:
     return {name: case for name, case in op.cases.items() if numbers(case) <= SMALL}
 
 
-def listed(often: int) -> list[Any]:
-    """Small cases by operation, the first of each also in bfloat16; all but some of each are left to the slow tests."""
+def listed(often: int, *, chunks: bool = False) -> list[Any]:
+    """Small cases by operation; all but the first `often` of each are left to the slow tests.
+
+    The first of each also in bfloat16, with `chunks` those of several chunks too.
+    """
     return [
         pytest.param(
             op, name, dtype, id=f"{op.name}-{name}-{dtype}", marks=[pytest.mark.slow] if place >= often else []
         )
         for op in OPS.values()
         for place, name in enumerate(small(op))
-        for dtype in (("float32", "bfloat16") if place == 0 else ("float32",))
+        for dtype in ("float32", "bfloat16")
+        if dtype == "float32" or place == 0 or (chunks and name in SEVERAL_CHUNKS)
     ]
 
 
 def fast() -> Iterator[Any]:
-    """Versions for devices that need not be here, at the cases they serve; interpreting one takes seconds."""
+    """Versions for devices that need not be here, each once, at what they serve; interpreting one takes seconds.
+
+    What a version serves is asked for the dtype under test, and not for the case's own: the reference takes the place
+    of one that refuses, and would be compared with itself.
+    """
     for op in OPS.values():
+        seen: list[Any] = []
         for platform in sorted({*op.fast, *op.fast_vjp} - {"cpu"}):
-            cases = {name: case for name, case in small(op).items() if not _refused(op, platform, case)}
-            assert cases, f"{op.name}: no small case is one that the version for {platform} supports"
-            for place, name in enumerate(cases):
-                marks = [pytest.mark.slow] if place else []
-                yield pytest.param(op, platform, name, id=f"{op.name}-{platform}-{name}", marks=marks)
+            version = op.fast.get(platform), op.fast_vjp.get(platform)
+            if version in seen:
+                continue
+            seen.append(version)
+            served = {dtype: _served(op, platform, dtype) for dtype in ("float32", "bfloat16")}
+            assert served["bfloat16"], f"{op.name}: the version for {platform} serves no small case in bfloat16"
+            for dtype, names in served.items():
+                for name in names:
+                    often = name == names[0] or (dtype == "bfloat16" and name in SEVERAL_CHUNKS)
+                    marks = [] if often else [pytest.mark.slow]
+                    told = f"{op.name}-{platform}-{name}-{dtype}"
+                    yield pytest.param(op, platform, name, dtype, id=told, marks=marks)
 
 
-def _refused(op: Op, platform: str, case: Case) -> str:
-    return op.supports(platform, case.arrays, op.settings(case.settings))
+def _served(op: Op, platform: str, dtype: str) -> list[str]:
+    """Small cases that the version for a platform supports in this dtype."""
+
+    def avals(case: Case) -> list[jax.ShapeDtypeStruct]:
+        return [jax.ShapeDtypeStruct(v.shape, dtype if is_floating(v) else v.dtype) for v in case.arrays]
+
+    return [
+        name for name, case in small(op).items() if not op.supports(platform, avals(case), op.settings(case.settings))
+    ]
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -93,7 +118,8 @@ def compare(what: str, got: Any, expected: Any, terms: float, dtype: str) -> Non
     for place, (one, other) in enumerate(zip(got, expected, strict=True)):
         found, wanted = np.asarray(one, np.float64), np.asarray(other, np.float64)
         assert found.shape == wanted.shape, f"{what}: array {place} is {found.shape} instead of {wanted.shape}"
-        allowed = C * float(jnp.finfo(dtype).eps) * max(1.0, terms) ** 0.5 * max(1e-3, float(np.abs(wanted).max()))
+        of_sums = float(jnp.finfo(accumulation(dtype)).eps) * max(1.0, terms) ** 0.5
+        allowed = C * max(float(jnp.finfo(dtype).eps), of_sums) * max(1e-3, float(np.abs(wanted).max()))
         wrong = ~(np.abs(found - wanted) <= allowed)  # NaN is wrong
         if wrong.any():
             where = tuple(int(index) for index in np.argwhere(wrong)[0])
@@ -172,7 +198,7 @@ def test_operation_is_complete(op: Op) -> None:
         assert len(case.arrays) == len(op.batched)
 
 
-@pytest.mark.parametrize(("op", "name", "dtype"), listed(often=10))
+@pytest.mark.parametrize(("op", "name", "dtype"), listed(often=10, chunks=True))
 def test_values_equal_the_oracle(op: Op, name: str, dtype: str) -> None:
     arrays, settings = drawn(op, name, dtype), op.cases[name].settings
     expected = kernel_oracles.ORACLES[op.name](*arrays, **op.settings(settings))
@@ -244,8 +270,8 @@ def test_vmap_equals_one_after_the_other(op: Op, mapped: str) -> None:
     compare(f"{op.name}, {name}: vmap of {mapped}", got, expected, terms(op, name) * sets[0][0].size, "float32")
 
 
-@pytest.mark.parametrize(("op", "platform", "name"), list(fast()))
-def test_fast_version_equals_the_reference(op: Op, platform: str, name: str) -> None:
+@pytest.mark.parametrize(("op", "platform", "name", "dtype"), list(fast()))
+def test_fast_version_equals_the_reference(op: Op, platform: str, name: str, dtype: str) -> None:
     """Where its device is not here it runs in Pallas' interpreter, which its parameter `interpret` asks for."""
 
     def interpreted(versions: Any) -> dict[str, Any]:
@@ -256,12 +282,12 @@ def test_fast_version_equals_the_reference(op: Op, platform: str, name: str) -> 
         return {platform: functools.partial(found, interpret=True) if takes else found}
 
     changed = dataclasses.replace(op, fast=interpreted(op.fast), fast_vjp=interpreted(op.fast_vjp))
-    arrays, settings = drawn(op, name, "float32"), op.cases[name].settings
+    arrays, settings = drawn(op, name, dtype), op.cases[name].settings
     function = functools.partial(changed.direct(platform), **settings)
     expected = kernel_oracles.ORACLES[op.name](*arrays, **op.settings(settings))
-    got = compiled(function)(*given(op, name, arrays, "float32"))
-    compare(f"{op.name}, {name}: value for {platform}", got, expected, terms(op, name), "float32")
-    check_derivative(op, name, "float32", function, f"derivative for {platform}")
+    got = compiled(function)(*given(op, name, arrays, dtype))
+    compare(f"{op.name}, {name}, {dtype}: value for {platform}", got, expected, terms(op, name), dtype)
+    check_derivative(op, name, dtype, function, f"derivative for {platform}")
 
 
 def test_mismatch_is_told_with_its_place() -> None:
