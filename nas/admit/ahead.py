@@ -38,7 +38,7 @@ TPUS = {
 def missing() -> str:
     """Why nothing can be compiled ahead of time here, as a sentence; empty if it can."""
     if importlib.util.find_spec("libtpu") is None:
-        return "compiling for a TPU needs the package libtpu; install the extra: pip install 'nas-search[tpu]'"
+        return "compiling for a TPU needs the package libtpu; in this project's folder: pip install -e '.[tpu]'"
     return ""
 
 
