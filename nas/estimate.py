@@ -6,6 +6,7 @@ slower or faster than the baselines.
 """
 
 import re
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -50,6 +51,8 @@ def estimate(
 ) -> str:
     """The ladder, the expected trainings and the time, as lines of text; confirming the finalists included.
 
+    Says on stderr that it measures, since that takes minutes where baselines are slow to compile.
+
     Raises:
       SpaceError: the space's data cannot be made, or a baseline cannot be admitted or trained; one line.
     """
@@ -93,6 +96,8 @@ def _measure(space: SearchSpace, reference: str, sandbox: Sandbox | None) -> Cos
     with tempfile.TemporaryDirectory() as folder, LocalExecutor(workers=1, sandbox=sandbox) as executor:
         executor.missing_locks()  # raises if candidates would not run
         data = _run(executor, "data", "nas.train.job:prepare_job", {"space": reference, "folder": folder})
+        told = f"measuring a step of each of the {len(space.baselines)} baselines: takes a minute or two"
+        print(told, file=sys.stderr, flush=True)  # not before the data, whose errors are one line
         for name, source in space.baselines.items():
             values = defaults(check(source, space.scope).tunables)
             began = time.monotonic()

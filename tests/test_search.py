@@ -273,8 +273,9 @@ def test_a_proposer_that_fails_25_times_in_a_row_is_told_and_costs_nothing(tmp_p
 
 def test_dry_run_prints_ladder_trainings_and_time(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--space", RINGS, "--budget", "30", "--dry-run"]) == 0
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
     assert "rung   steps  trials" in out and "minutes" in out
+    assert "measuring a step of each of the" in err and "measuring" not in out
 
 
 def test_decisions_use_only_outcomes_as_old_as_the_lookahead(finished: Path) -> None:
