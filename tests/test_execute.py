@@ -574,3 +574,20 @@ def test_waiting_costs_no_processor_time(local_executor: LocalExecutor) -> None:
     local_executor._selector.select = counted  # type: ignore[method-assign]
     collect(local_executor)
     assert rounds < 30
+
+
+@pytest.mark.parametrize(("failures", "kind"), [(1, "done"), (2, "lost")])
+def test_fork_that_fails_is_tried_again_and_then_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int, kind: str
+) -> None:
+    """As where there are too many processes: the server stands, and the job is the machine's loss."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "few_processes.py").write_text(
+        f"import errno, os\nfork, left = os.fork, [None] * {failures}\n"
+        "def failing():\n    if left:\n        left.pop()\n        raise BlockingIOError(errno.EAGAIN, 'no more')\n"
+        "    return fork()\nos.fork = failing\n"
+    )
+    with LocalExecutor(workers=1, preload=("few_processes",)) as executor:
+        first = run(executor, job("echo", id="first", payload={"value": 1}, attempts=2))
+        assert first.kind == kind and (kind == "done" or "cannot fork" in first.error)
+        assert run(executor, job("echo", id="second", payload={"value": 2})).result == 2
