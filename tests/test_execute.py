@@ -591,3 +591,47 @@ def test_fork_that_fails_is_tried_again_and_then_told(
         first = run(executor, job("echo", id="first", payload={"value": 1}, attempts=2))
         assert first.kind == kind and (kind == "done" or "cannot fork" in first.error)
         assert run(executor, job("echo", id="second", payload={"value": 2})).result == 2
+
+
+MEMORY_GROUPS = Path("/sys/fs/cgroup/memory" if Path("/sys/fs/cgroup/memory").is_dir() else "/sys/fs/cgroup")
+IN_A_GROUP = """
+import sys
+from pathlib import Path
+Path(sys.argv[1], "cgroup.procs").write_text("0")
+from nas.execute import Job
+from nas.execute.local import LocalExecutor
+with LocalExecutor(workers=1, preload=(), sandbox="off") as executor:
+    for name, entry, payload in (("large", "hold", {"size": 600 << 20}), ("small", "echo", {"value": 1})):
+        executor.submit(Job(id=name, entry=f"jobs:{entry}", payload=payload, attempts=2, timeout_s=60))
+        while not (events := executor.poll(1)):
+            pass
+        print(name, events[0].kind, events[0].attempt, events[0].error)
+"""
+
+
+@pytest.fixture
+def memory_group() -> Iterator[Path]:
+    """A control group whose processes have 300 MiB together."""
+    group = MEMORY_GROUPS / f"nas-test-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no control group can be made here: {error}")
+    limit = next((path for name in ("memory.limit_in_bytes", "memory.max") if (path := group / name).exists()), None)
+    if limit is None:
+        group.rmdir()
+        pytest.skip("control groups have no limit of memory here")
+    limit.write_text(str(300 << 20))
+    yield group
+    wait_for(lambda: not (group / "cgroup.procs").read_text())
+    group.rmdir()
+
+
+def test_job_that_the_kernel_ends_for_memory_is_lost_alone(memory_group: Path) -> None:
+    """In a container with little memory the kernel ends what is largest; the search goes on."""
+    ended = subprocess.run(
+        [sys.executable, "-c", IN_A_GROUP, str(memory_group)], capture_output=True, text=True, timeout=120,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    large, small = ended.stdout.splitlines()
+    assert large.startswith("large lost 2 killed by SIGKILL") and small.startswith("small done 1"), ended
