@@ -1,4 +1,4 @@
-"""A pattern of four primitives, repeated to twice the depth; Optuna says which, recurrence and attention by default.
+"""Four primitives in turn, to twice the depth; Optuna chooses each of all nine, by default as in a known hybrid.
 
 Source: the default is Jamba's (Lieber et al., arXiv 2403.19887, section 2) with a linear recurrence (De et al., arXiv
 2402.19427, equations 1 to 4) and attention (Vaswani et al., arXiv 1706.03762, equation 1); patterns of primitives are
@@ -9,14 +9,22 @@ from nas.api import choice, layers, nnx
 
 TUNABLES = {
     "first": choice(
-        "recurrence", "attention", "sliding_window", "linear_attention", "delta_rule", "convolution", "gated_mlp"
+        "recurrence", "attention", "sliding_window", "linear_attention", "delta_rule",
+        "convolution", "mlp", "gated_mlp", "routed_mlp"
     ),
-    "second": choice("gated_mlp", "mlp", "routed_mlp", "recurrence", "delta_rule", "attention", "convolution"),
+    "second": choice(
+        "gated_mlp", "attention", "sliding_window", "recurrence", "linear_attention",
+        "delta_rule", "convolution", "mlp", "routed_mlp"
+    ),
     "third": choice(
-        "attention", "sliding_window", "recurrence", "linear_attention", "delta_rule", "convolution", "gated_mlp"
+        "attention", "sliding_window", "recurrence", "linear_attention", "delta_rule",
+        "convolution", "mlp", "gated_mlp", "routed_mlp"
     ),
-    "fourth": choice("gated_mlp", "mlp", "routed_mlp", "recurrence", "delta_rule", "attention", "convolution"),
-}
+    "fourth": choice(
+        "gated_mlp", "attention", "sliding_window", "recurrence", "linear_attention",
+        "delta_rule", "convolution", "mlp", "routed_mlp"
+    ),
+}  # fmt: skip
 KINDS = {
     "attention": layers.Attention,
     "sliding_window": layers.SlidingWindow,
