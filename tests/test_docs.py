@@ -162,6 +162,13 @@ def test_forbidden_thing_is_rejected(thing: str) -> None:
     assert gate.check(_block(FORBIDDEN[thing]), "Block").failures
 
 
+def test_named_layers_are_all_told() -> None:
+    told = re.findall(
+        r"`(\w+)", PAGE.partition("## Named layers")[2].partition("\n## ")[0].partition("| of `layers`")[2]
+    )
+    assert set(told) == set(gate.API["layers"])
+
+
 def test_imports_are_those_of_the_gate() -> None:
     (names,) = re.findall(r"Import only `([^`]+)` from `nas.api`", PAGE)
     assert names.split(", ") == list(gate.FACADE)

@@ -350,7 +350,7 @@ def test_missing_package_is_one_line_with_the_remedy(
         monkeypatch.setitem(sys.modules, name, None)
     assert mcp.main([str(stopped)]) == 2
     error = capsys.readouterr().err
-    assert "nas-search[mcp]" in error and error.count("\n") == 1
+    assert ".[mcp]" in error and error.count("\n") == 1
 
 
 def test_folder_that_cannot_be_written_is_said(stopped: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from flax import nnx
 
 from nas.admit import gate, leaks, program, trace
 from nas.propose import grammar as random_arm
-from nas.records import Failure, Program, defaults
+from nas.records import Choice, Failure, Program, defaults
 from nas.search_spaces import sequence
 from nas.search_spaces.sequence.grammar import grammar
 from nas.search_spaces.sequence.skeleton import LanguageModel
@@ -196,6 +196,17 @@ def test_baseline_passes_the_gate_and_cites_its_source(scope: Scope, name: str) 
     assert gated.failures == ()
     source = gated.idea.partition("Source:")[2]
     assert "arXiv" in source and re.search(r"equations? \d", source)
+
+
+def test_pattern_offers_every_layer_in_every_place() -> None:
+    """So that Optuna plays the same game as evolution and a model do."""
+    found = gate.check(BASELINES["Stack", "pattern"], "Stack").tunables
+    written = BASELINES["Stack", "pattern"].partition("KINDS = {")[2].partition("}")[0]
+    kinds = dict(re.findall(r'"(\w+)": layers\.(\w+)', written))
+    assert set(kinds.values()) == {name for name in gate.API["layers"] if name[0].isupper()}
+    assert len(found) == 4
+    for name, place in found.items():
+        assert isinstance(place, Choice) and set(place.options) == set(kinds), name
 
 
 @pytest.mark.parametrize("name", ["gated_delta_net", "long_convolution"])
