@@ -158,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("mcp", "anyio"):
             raise
-        print("nas.mcp: the package 'mcp' is missing; in the project's folder: pip install -e '.[mcp]'", file=sys.stderr)
+        print("nas.mcp: the package 'mcp' is missing; in this project: pip install -e '.[mcp]'", file=sys.stderr)
         return 2
     with contextlib.suppress(KeyboardInterrupt):
         server.run("stdio")
