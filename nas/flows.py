@@ -48,8 +48,8 @@ UNANSWERED = ("error", "timeout", "memory", "lost", "cancelled")
 """Rules of the failure of a training that brought no answer, as events are called."""
 _WRITTEN = {"checkpoints": "save", "test": "test"}
 """Folders of a run that a training writes into only if one of its trials says so, under this key."""
-_BAD_ENDS = ("timeout", "memory", "lost")
-"""How a process ends that takes with it what it had measured."""
+_BAD_ENDS = ("memory", "lost")
+"""How a process ends that takes with it what it had measured, and soon: what ran to its limit is not tried again."""
 TRAIN_MEMORY_BYTES = 8 << 30
 
 

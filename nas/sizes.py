@@ -193,6 +193,7 @@ class Protocol:
         """How far a row has come at a size, `stored` being all trainings after the search."""
         own = subject.recipe["lr"]
         rates = [*dict.fromkeys(self._within(times * own, size) for times in TRIED)]
+        most = len(rates) + FURTHER
         while True:
             tuned, to_tune = self._split(stored, self._tunings(subject, size, rates))
             if any(row.failure is not None and row.failure.stage != "train" for row in tuned):
@@ -203,7 +204,7 @@ class Protocol:
             if recipe is None:
                 return State(tuned=tuned)
             beyond = self._beyond(recipe["lr"], rates, size)
-            if beyond in rates or len(rates) == len(TRIED) + FURTHER:
+            if beyond in rates or len(rates) == most:
                 break
             rates.append(beyond)
         trained, to_train = self._split(stored, self._fresh(subject, size, recipe))

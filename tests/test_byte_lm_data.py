@@ -181,6 +181,14 @@ def test_no_unit_of_a_lone_file_is_in_windows_of_two_splits(tmp_path: Path) -> N
     assert max(seen[0]) < min(seen[1]) <= max(seen[1]) < min(seen[2])
 
 
+@pytest.mark.parametrize("where", [0, 1_000, 150_000, 300_000])
+def test_single_mark_in_a_lone_file_leaves_no_split_empty(tmp_path: Path, where: int) -> None:
+    text = np.random.default_rng(1).integers(32, 127, 300_000, np.uint8).tobytes()
+    (tmp_path / "book.txt").write_bytes(text[:where] + corpus.END_OF_TEXT + text[where:])
+    found = read(tmp_path / "book.txt")
+    assert all(found.size(name) > 0.05 * len(text) for name in corpus.SHARES)
+
+
 def test_order_of_a_lone_file_is_part_of_its_digest(tmp_path: Path) -> None:
     texts, digests = documents(30), []
     for order in (texts, texts[::-1]):
@@ -313,9 +321,9 @@ def test_what_is_used_of_tokens_is_told_in_tokens(tmp_path: Path) -> None:
     write_tokens(tmp_path / "a.bin", 5_000)
     line = data.told(read(tmp_path / "a.bin", limit=4_000), Path("a.bin"), 4_000)
     assert line.startswith("byte_lm: uses 4,000 of 5,000 tokens of a.bin (limit=5000 takes all); no end of a document")
-    np.concatenate(2 * written(5)[:-1]).tofile(tmp_path / "b.bin")
+    np.concatenate(2 * written(31)[:-1]).tofile(tmp_path / "b.bin")
     line = data.told(read(tmp_path / "b.bin"), Path("b.bin"), corpus.LIMIT)
-    assert line.endswith("tokens of b.bin; 4 documents, split whole, 4 copies left out")
+    assert line.endswith("tokens of b.bin; 30 documents, split whole, 30 copies left out")
 
 
 # ---- windows -------------------------------------------------------------------------------------------------------
@@ -424,7 +432,7 @@ def test_too_few_tokens_are_told_in_tokens(tmp_path: Path) -> None:
     write_tokens(tmp_path / "a.bin", 1_000)
     with pytest.raises(ValueError, match=r"of 1,000 tokens 100 are for validation, .* Give 10,000 tokens or more\.$"):
         data.check(read(tmp_path / "a.bin"), 4)
-    np.concatenate(written(4)).tofile(tmp_path / "b.bin")
+    np.concatenate(written(12)).tofile(tmp_path / "b.bin")
     with pytest.raises(ValueError, match=r"Give 10,000 tokens or more, in several documents\.$"):
         data.check(read(tmp_path / "b.bin"), 4)
 

@@ -622,6 +622,9 @@ def memory_group() -> Iterator[Path]:
         group.rmdir()
         pytest.skip("control groups have no limit of memory here")
     limit.write_text(str(300 << 20))
+    for name, swap in (("memory.swap.max", 0), ("memory.memsw.limit_in_bytes", 300 << 20)):
+        if (group / name).exists():
+            (group / name).write_text(str(swap))
     yield group
     wait_for(lambda: not (group / "cgroup.procs").read_text())
     group.rmdir()

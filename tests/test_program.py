@@ -383,6 +383,10 @@ def test_tracer_that_answers_nonsense_is_the_candidates_failure(said: Any) -> No
         {"traits": {"loop": 1}},
         {"sketch": [None]},
         {"profile": {"matmul": "all"}},
+        {"profile": {"matmul": float("nan")}},
+        {"profile": {"\x1b]0;x\x07": 1.0}},
+        {"traits": ["\x1b[2J"]},
+        {"sketch": [10**30]},
         {"more": 1},
     ],
 )
@@ -508,6 +512,40 @@ def test_changing_part_of_an_array_moves_the_whole_only_if_that_is_needed_still(
 
     assert written(False) < 10 * ROWS * ROW
     assert written(True) > ROWS * ROWS * ROW
+
+
+def swapped(x: Any, turns: int) -> Any:
+    return lax.fori_loop(0, turns, lambda i, state: (state[1], state[0]), (x, x + 1))
+
+
+def chosen(x: Any, turns: int) -> Any:
+    def turn(i: Any, state: tuple[Any, Any]) -> tuple[Any, Any]:
+        return lax.cond(i % 2 == 0, lambda a, b: (b, a), lambda a, b: (a, b), *state)
+
+    return lax.fori_loop(0, turns, turn, (x, x + 1))
+
+
+def looked_at(x: Any, turns: int) -> Any:
+    return lax.fori_loop(0, turns, lambda i, c: lax.reduce(x, c + 1, lambda p, q: q, (0, 1)), 0.0)
+
+
+def begun_again(x: Any, turns: int) -> Any:
+    def turn(i: Any, state: tuple[Any, Any]) -> tuple[Any, Any]:
+        inner = lax.fori_loop(0, 2, lambda j, a: a.at[0, 0].add(1.0), state[0])
+        return state[0], state[1] + inner[0, 0]
+
+    return lax.fori_loop(0, turns, turn, (x, 0.0))
+
+
+def twice(x: Any, turns: int) -> Any:
+    return lax.fori_loop(0, turns, lambda i, s: (jnp.reshape(s[0][:1] + x, x.shape),) * 2, (x, x))
+
+
+@pytest.mark.parametrize("program", [swapped, chosen, looked_at, begun_again, twice])
+def test_what_loops_and_branches_copy_and_reductions_read_is_counted(program: Callable[..., Any]) -> None:
+    array = f32(1_000, 1_000)
+    blob = exported(lambda x: program(x, 500), array).mlir_module_serialized
+    assert count(Reader(1 << 30).read(blob)).written > 500 * array.size * 4
 
 
 def test_process_that_somebody_killed_is_not_held_against_the_candidate() -> None:

@@ -182,7 +182,7 @@ def test_every_row_has_the_same_protocol_at_every_size(told: Report, records: Re
             assert rates <= tried and len(tried) <= len(rates) + FURTHER
             assert len({r.seed for r in tuned}) == len(tuned) == SEEDS_TRIED * len(tried)
             inside = row.lr is not None and min(tried) < row.lr < max(tried)
-            assert inside or row.lr in (space.recipe.lr.low, space.recipe.lr.high) or len(tried) == len(TRIED) + FURTHER
+            assert inside or row.lr in (space.recipe.lr.low, space.recipe.lr.high) or len(tried) == len(rates) + FURTHER
             seeds = [r for r in of(records, level.size.purpose) if r.candidate == row.subject.candidate]
             assert [r.place for r in seeds] == [0, 1] and {r.recipe["lr"] for r in seeds} == {row.lr}
             assert row.scores == tuple(r.point.score for r in seeds if r.point)

@@ -97,8 +97,12 @@ def _is_hash(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{32,64}", value) is not None
 
 
-def _is_list(value: Any, of: type) -> bool:
-    return isinstance(value, list) and all(type(one) is of for one in value)
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("[a-z_]{1,40}", value) is not None
+
+
+def _is_list(value: Any, fits: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and len(value) <= 1_000 and all(map(fits, value))
 
 
 _FACTS: Mapping[str, Callable[[Any], bool]] = {
@@ -110,13 +114,13 @@ _FACTS: Mapping[str, Callable[[Any], bool]] = {
         and {*cost} == {field.name for field in fields(Cost)}
         and all(_is_count(value) for value in cost.values())
     ),
-    "traits": lambda traits: _is_list(traits, str),
+    "traits": lambda traits: _is_list(traits, _is_name),
     "profile": lambda profile: (
         isinstance(profile, dict)
-        and _is_list([*profile], str)
-        and all(isinstance(share, float | int) for share in profile.values())
+        and _is_list([*profile], _is_name)
+        and all(isinstance(share, float | int) and 0 <= share <= 1 for share in profile.values())
     ),
-    "sketch": lambda sketch: _is_list(sketch, int),
+    "sketch": lambda sketch: _is_list(sketch, _is_count),
 }
 """What the facts of a program look like: who takes over the process that reads it shall not upset the search."""
 

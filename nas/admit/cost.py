@@ -31,7 +31,8 @@ class Work:
       flops: floating-point operations, by the convention of `count`.
       inlined: operations after every call is replaced by its function's body: what is compiled.
       executed: operations that run, loop bodies times their trip count.
-      written: bytes of what they compute, each as often as it runs; what is only named anew or kept in place is free.
+      written: bytes of what they compute, each as often as it runs, of what reductions read, and of what loops and
+        branches have to copy; what is only named anew or kept in place is free.
       kinds: the FLOPs by kind of operation.
     """
 
@@ -81,6 +82,8 @@ class _Costs:
         self._known: dict[str, Work] = {}
         self._active: set[str] = set()
         self._lent: dict[str, list[tuple[int, int, int]]] = {}
+        self._given: dict[str, list[int]] = {}
+        self._roots: dict[int, dict[int, int]] = {}
 
     def function(self, name: str) -> Work:
         if name in self._known:
@@ -107,8 +110,59 @@ class _Costs:
             else:
                 used.update(_uses(operation))
             work.add(each)
+        self._roots[id(block)] = roots = self._rooted(block)
+        if function:
+            self._given[function] = [place for place, _ in self._returned(block)]
         work.written -= self._kept_in_place(block, used, function)
+        for operation in block.operations:
+            if operation.name == "stablehlo.while" and any(used[result] for result in operation.results):
+                kept = [place for place, _ in self._returned(operation.blocks[1])]
+                work.written += sum(
+                    self._module.types[value].bytes
+                    for slot, value in enumerate(operation.operands)
+                    if kept[slot] != slot
+                    and (used[value] > 1 or roots.get(value) != value or (function and value in block.arguments))
+                )
         return work
+
+    def _rooted(self, block: Block) -> dict[int, int]:
+        """Of each value of a block the value that it is, under whatever name: an argument, or what an operation wrote.
+        Values from outside and constants are missing, since who changes them copies them.
+        """
+        roots = {argument: argument for argument in block.arguments}
+        for operation in block.operations:
+            sources = list[int | None]([*operation.results])
+            if operation.name in ("stablehlo.reshape", "stablehlo.optimization_barrier"):
+                sources = [roots.get(value) for value in operation.operands]
+            elif operation.name == "stablehlo.constant":
+                sources = [None]
+            elif operation.name == "func.call":
+                given = self._given[text(operation.attributes["callee"])]
+                for index, place in enumerate(given):
+                    if place != _FRESH:
+                        sources[index] = None if place == _OTHER else roots.get(operation.operands[place])
+            for result, source in zip(operation.results, sources, strict=True):
+                if source is not None:
+                    roots[result] = source
+        return roots
+
+    def _returned(self, block: Block) -> Iterator[tuple[int, int]]:
+        """What a block gives back, each with its bytes: an argument, by its place; what it wrote; or anything else,
+        which is what it gives back a second time too.
+        """
+        roots, places = self._roots[id(block)], {value: place for place, value in enumerate(block.arguments)}
+        seen = set[int]()
+        for value in block.returned:
+            root = roots.get(value)
+            other = root is None or root in seen
+            yield _OTHER if other or root is None else places.get(root, _FRESH), self._module.types[value].bytes
+            if root is not None:
+                seen.add(root)
+
+    def _copied(self, block: Block, *, loop: bool) -> int:
+        """Bytes that a block gives back and did not write; what a loop leaves in its place is free."""
+        given = enumerate(self._returned(block))
+        return sum(size for slot, (place, size) in given if place != _FRESH and not (loop and place == slot))
 
     def _kept_in_place(self, block: Block, used: Mapping[int, int], function: str) -> int:
         """Bytes that are not copied where part of an array is changed: of one that was made here and that nobody else
@@ -157,13 +211,15 @@ class _Costs:
             trips = trip_count(self._module, operation)
             for block in operation.blocks:
                 work.add(self._block(block), trips)
+            work.written += trips * self._copied(operation.blocks[1], loop=True)
         elif name in ("stablehlo.case", "stablehlo.if"):
             branches = [self._block(block) for block in operation.blocks]
             work.flops += max(branch.flops for branch in branches)
             work.kinds = max(branches, key=lambda branch: branch.flops).kinds
             work.inlined += sum(branch.inlined for branch in branches)
             work.executed += max(branch.executed for branch in branches)
-            work.written += max(branch.written for branch in branches)
+            copied = [self._copied(block, loop=False) for block in operation.blocks]
+            work.written += max(branch.written + more for branch, more in zip(branches, copied, strict=True))
         elif name in _RULES:
             bodies = [self._block(block) for block in operation.blocks]
             work.flops = _RULES[name](
@@ -172,6 +228,7 @@ class _Costs:
                 types[operation.results[0]],
                 [body.flops for body in bodies],
             )
+            work.written += _reads(operation, types) if name in _READING else 0
             work.kinds = {_KINDS.get(name, "reduction"): work.flops}
             work.inlined += sum(body.inlined for body in bodies)
         return work
@@ -280,6 +337,16 @@ def _composite(operation: Operation, operands: list[Tensor], result: Tensor, bod
     return result.size
 
 
+def _reads(operation: Operation, types: Mapping[int, Tensor]) -> int:
+    """Bytes that a reduction or a sort reads."""
+    read = sum(types[value].bytes for value in operation.operands)
+    if "window_dimensions" in operation.attributes:
+        return read * math.prod(operation.attributes["window_dimensions"])
+    if operation.name == "stablehlo.sort":
+        return read * _log2(types[operation.operands[0]].shape[operation.attributes["dimension"].value] or 1)
+    return read
+
+
 def _log2(number: int) -> int:
     return max(1, (number - 1).bit_length())
 
@@ -302,6 +369,10 @@ _FREE = frozenset(
     "stablehlo.while".split()
 )
 """What writes nothing by itself, and may give what it was given."""
+_FRESH, _OTHER = -1, -2
+"""What a block gives back, if it is none of its arguments: what it wrote, or what it did not."""
+_READING = frozenset(f"stablehlo.{name}" for name in "reduce reduce_window select_and_scatter sort".split())
+"""What reads more than it writes, and computes nothing where its function does not."""
 _PART = {"stablehlo.dynamic_update_slice": 1, "stablehlo.scatter": -1}
 """Which operand holds what is new, of an operation that changes part of its first."""
 

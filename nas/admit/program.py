@@ -26,9 +26,10 @@ TRAINING_FACTOR = 64
 everything computed anew 4 times, dropout's random bits 20 times what little they are added to."""
 INIT_FLOPS, INIT_FLOPS_PER_PARAM = 10**9, 1_000
 """What making the parameters may take at most, whichever is more: random numbers take 170 each."""
-TRAFFIC_PER_FLOP = 32
-"""Bytes that may be written for each FLOP that the space allows an inference: what baselines and their mutants write is
-at most 13, and a loop that moves data and computes nothing would hold a trainer for an hour. Of parameters, 4."""
+TRAFFIC_PER_FLOP, TRAFFIC_PER_OWN, TRAFFIC_PER_PARAM = 32, 8, 16
+"""Bytes that may be moved for each FLOP that the space allows an inference, or, if that is more, for each that the
+program takes, and for each parameter. Baselines and their mutants move at most 13 for each of the first; a loop that
+moves data and computes nothing would hold a trainer for an hour. Of making parameters, 4 for each FLOP allowed."""
 LEAST_TRAFFIC = 1 << 28
 """Bytes that may be written in any case: a tenth of a second's work."""
 OPERATION_BYTES = 1_000
@@ -124,7 +125,7 @@ def _check(blobs: Mapping[str, bytes], param_leaves: int, contract: Contract, re
     )
     limit = max(INIT_FLOPS, INIT_FLOPS_PER_PARAM * params)
     _check_limit("flops", work["init"].flops, limit, "FLOPs to make the parameters", "start from simpler values")
-    _check_traffic(work, contract, recipe, 4 * limit)
+    _check_traffic(work, contract, recipe, params, 4 * limit)
     graph = join(
         {name: artifact.module for name, artifact in artifacts.items()},
         {name: artifact.kept for name, artifact in artifacts.items()},
@@ -158,18 +159,21 @@ def _check_limit(rule: str, found: int, allowed: int | None, what: str, remedy: 
         raise Rejected(rule, f"{found:,} {what}; the space allows {allowed:,}: {remedy}.")
 
 
-def _check_traffic(work: Mapping[str, Work], contract: Contract, recipe: Recipe, of_init: int) -> None:
+def _check_traffic(
+    work: Mapping[str, Work], contract: Contract, recipe: Recipe, params: int, of_init: int
+) -> None:  # fmt: skip
     """No part of a program may take long by moving data, which FLOPs do not count."""
-    each = TRAFFIC_PER_FLOP * contract.max_flops if contract.max_flops is not None else None
-    parts = (
-        ("an evaluation", ("eval",), each and each * recipe.eval_batch),
-        ("a training step", ("forward", "backward"), each and each * recipe.microbatch),
-        ("making the parameters", ("init",), of_init),
-    )
-    for what, names, limit in parts:
-        found = sum(work[name].written + OPERATION_BYTES * work[name].executed for name in names)
-        allowed = max(limit, LEAST_TRAFFIC) if limit is not None else None
-        _check_limit("traffic", found, allowed, f"bytes moved by {what}", "move and copy less, above all in loops")
+    _check_moved("making the parameters", [work["init"]], of_init)
+    if contract.max_flops is not None:
+        each, more = TRAFFIC_PER_FLOP * contract.max_flops, TRAFFIC_PER_PARAM * params
+        _check_moved("an evaluation", [work["eval"]], each * recipe.eval_batch + more)
+        _check_moved("a training step", [work["forward"], work["backward"]], each * recipe.microbatch + more)
+
+
+def _check_moved(what: str, parts: Sequence[Work], limit: int) -> None:
+    found = sum(one.written + OPERATION_BYTES * one.executed for one in parts)
+    allowed = max(limit, TRAFFIC_PER_OWN * sum(one.flops for one in parts), LEAST_TRAFFIC)
+    _check_limit("traffic", found, allowed, f"bytes moved by {what}", "move and copy less, above all in loops")
 
 
 def _read(reader: Reader, name: str, blob: bytes, platform: str) -> _Artifact:

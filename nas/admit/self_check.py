@@ -5,11 +5,12 @@ processes, limits. A process locked as a trainer on a CPU tries what such a one 
 harm if it succeeded.
 """
 
+import contextlib
 import os
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -56,8 +57,8 @@ def attempts_job(file: str, port: int, coordinator: int, only: Sequence[str] = (
             raise OSError(0, f"at most {most:,} s")
 
     def fill_memory() -> None:
-        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-        mmap.mmap(-1, 1 << 46 if limit == resource.RLIM_INFINITY else limit).close()
+        if (limit := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:
+            mmap.mmap(-1, limit).close()
 
     attempts: dict[str, Callable[[], object]] = {
         "read a file of yours": lambda: open(file).read(),
@@ -78,9 +79,9 @@ def attempts_job(file: str, port: int, coordinator: int, only: Sequence[str] = (
         "compute for ever": compute,
     }
     found = {}
-    for name in only or attempts:
+    for name, attempt in {name: attempts[name] for name in only or attempts}.items():
         try:
-            attempts[name]()
+            attempt()
             found[name] = ""
         except KeyError:
             found[name] = "there are none"
@@ -100,8 +101,7 @@ def self_check(out: TextIO = sys.stdout) -> int:
         file.write_text("nobody's business", "utf-8")
         tried = {"file": str(file), "port": listener.getsockname()[1], "coordinator": os.getpid()}
         try:
-            with file.open() as opened, LocalExecutor(1, ("numpy",), sandbox="auto") as executor:
-                os.set_inheritable(opened.fileno(), True)
+            with _left_open(file), LocalExecutor(1, ("numpy",), sandbox="auto") as executor:
                 missing = executor.missing_locks()
                 candidate = _tried(executor, tried, sealed=True)
                 (Path(folder) / "own").mkdir()
@@ -121,6 +121,14 @@ def self_check(out: TextIO = sys.stdout) -> int:
     reached += _print_attempts("A program that got out of XLA, in a trainer on a CPU, could", trainer.result, out)
     print(f"\n{reached} of these are open; SECURITY.md says what to do" if reached else "\nnone is open", file=out)
     return 1 if reached or missing else 0
+
+
+@contextlib.contextmanager
+def _left_open(file: Path) -> Iterator[None]:
+    """A file that the programs which this process starts would inherit."""
+    with file.open() as opened:
+        os.set_inheritable(opened.fileno(), True)
+        yield
 
 
 def _tried(executor: LocalExecutor, payload: Mapping[str, Any], **locks: Any) -> Event:

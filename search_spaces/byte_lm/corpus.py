@@ -307,7 +307,11 @@ def _mapped(units: np.ndarray, ranges: np.ndarray, vocab: int) -> Corpus:
     kept = sorted(by_digest)
     placed = np.array([by_digest[digest] for digest in kept])
     group = groups(units[begin:end] for begin, end in placed.tolist())
-    sides = _sides(np.diff(placed)[:, 0].tolist(), group)
+    sizes = np.diff(placed)[:, 0]
+    sides = _sides(sizes.tolist(), group)
+    if any(sizes[sides == name].sum() < share / 10 * sizes.sum() for name, share in SHARES.items()):
+        # One document is nearly all of it, and its splits were nearly empty: as if it said nothing.
+        return _stretches(units, np.array([[ranges[0, 0], ranges[-1, 1]]]), vocab)
     return Corpus(
         units=units,
         spans={name: placed[sides == name] for name in _names()},
