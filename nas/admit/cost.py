@@ -6,7 +6,7 @@ before anything runs; XLA's own analysis takes a loop's body once. Nothing is co
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING
@@ -337,7 +337,7 @@ def _composite(operation: Operation, operands: list[Tensor], result: Tensor, bod
     return result.size
 
 
-def _reads(operation: Operation, types: Mapping[int, Tensor]) -> int:
+def _reads(operation: Operation, types: Sequence[Tensor]) -> int:
     """Bytes that a reduction or a sort reads."""
     read = sum(types[value].bytes for value in operation.operands)
     if "window_dimensions" in operation.attributes:
