@@ -141,7 +141,8 @@ class Device:
 def checked(payload: Mapping[str, Any]) -> dict[str, Any]:
     """The answer to a check: every program is sound, and equal only to what has the same bytes."""
     digest = hash_blobs(payload["blobs"])
-    facts = {"digest": digest, "fingerprint": digest, "param_leaves": 1, "cost": _COST, "traits": []}
+    facts = {"digest": digest, "fingerprint": digest, "param_leaves": 1, "cost": _COST, "traits": [],
+             "profile": {}, "sketch": []}  # fmt: skip
     return {"program": facts}
 
 
@@ -224,7 +225,7 @@ class Forgetful:
     def _nothing(self, *_: Any, **__: Any) -> None:
         """Keep nothing."""
 
-    def _none(self) -> list[Any]:
+    def _none(self, *_: Any) -> list[Any]:
         """There is nothing."""
         return []
 

@@ -262,9 +262,11 @@ def test_trainer_that_grows_or_hangs_or_is_always_killed_fails_its_own_trial_alo
 
 
 def test_draws_that_shared_a_process_that_died_are_trained_again_alone(
-    run: Path, monkeypatch: pytest.MonkeyPatch, whole: list[str]
+    cut_early: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: list[str]
 ) -> None:
     """Nobody can know which of them it was, and none fails for another."""
+    run = tmp_path / "run"
+    shutil.copytree(cut_early, run)
     found = struck(monkeypatch, ".first", entry="jobs:die", payload={}, writable=None)
     assert main(["--resume", str(run)]) == 0
     assert found and lines(run) == whole
