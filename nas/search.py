@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from nas import asking
+from nas import asking, declared
 from nas.confirm import FINALISTS, Confirmation, kept_folder
 from nas.control import sentence
 from nas.execute import NoServer, Sandbox, Unlocked, usual_sandbox
@@ -142,6 +142,7 @@ def _search(
     reference = store.config["space"] if store else canonical(with_options(parsed.space, options))
     space = load(reference)
     if store is None:
+        declared.must_hold(space, reference)
         _check_devices(space, parsed.devices_per_trial)
         _check_control(space, parsed.control)
     if parsed.dry_run:

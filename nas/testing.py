@@ -13,9 +13,9 @@ A stage that finds something wrong is the last: what follows it would fail for t
 import argparse
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from nas.admit import Admitted, Flow, admit, drive, gate
+from nas.declared import DECLARATIONS
 from nas.execute import Executor, Job
 from nas.execute.local import LocalExecutor
 from nas.flows import PRELOAD
@@ -98,83 +99,6 @@ def _run(stage: Iterator[Check]) -> Generator[Finding, None, bool]:
     return broken
 
 
-# ---- what is declared -------------------------------------------------------------------------------------------
-
-
-def _declarations(space: SearchSpace) -> Iterator[Check]:
-    yield "name and version", lambda: _identity(space)
-    yield "spec", lambda: _spec(space)
-    yield "contract", lambda: _contract(space)
-    yield "recipe", lambda: _recipe(space)
-    yield "ladder", lambda: _ladder(space)
-    yield "guidance", lambda: None if space.guidance.strip() else "guidance is empty; say what the task asks for"
-
-
-def _identity(space: SearchSpace) -> str | None:
-    plain = re.split("[?@]", space.name)[0].replace(":", "_")  # of what was chosen or made larger: name?size=gpu@axis=2
-    if not (plain.isidentifier() and plain == plain.lower()):
-        return f"name {space.name!r} is not lower-case letters, digits and _; rename it, with :variant for a variant"
-    if not (isinstance(space.version, int) and space.version >= 1):
-        return f"version is {space.version!r}; count from 1 and raise it when anything changes that scores depend on"
-    if space.scope not in ("Model", "Block", "Mixer", "Stack"):
-        return f"scope {space.scope!r} is none of Model, Block, Mixer, Stack; choose one"
-    if space.credible_gain is not None and not space.credible_gain > 0:
-        return f"credible_gain is {space.credible_gain}; give what a discovery may gain at most, or None to believe all"
-    return None if space.baselines else "there is no baseline; give at least one known architecture to compare with"
-
-
-def _spec(space: SearchSpace) -> str | None:
-    spec = space.spec
-    small = [n for n in ("length", "classes", "width", "depth", "heads") if getattr(spec, n) < 1]
-    if small:
-        return f"spec.{small[0]} is {getattr(spec, small[0])}; it must be at least 1"
-    if (spec.channels > 0) == (spec.vocab > 0):
-        return f"spec has channels={spec.channels} and vocab={spec.vocab}; exactly one of them is above 0"
-    if spec.width % spec.heads:
-        return f"spec.heads={spec.heads} does not divide spec.width={spec.width}; choose a divisor"
-    return None
-
-
-def _contract(space: SearchSpace) -> str | None:
-    spec, contract = space.spec, space.contract
-    expected = (spec.length,) if spec.vocab else (spec.length, spec.channels)
-    if spec.vocab and not np.issubdtype(contract.input_dtype, np.integer):
-        return f"contract.input_dtype is {contract.input_dtype} while spec.vocab={spec.vocab}; token ids are int32"
-    if space.scope != "Model" and contract.input_shape != expected:
-        return f"contract.input_shape is {contract.input_shape}; the skeleton takes {expected}, from spec"
-    if contract.output_shape[-1:] != (spec.classes,):
-        return f"contract.output_shape is {contract.output_shape}; its last axis must be spec.classes={spec.classes}"
-    if contract.causal and len(contract.output_shape) < 2:
-        return "contract.causal is set, but an output has no axis of positions; unset it, or predict at every position"
-    limits = {name: getattr(contract, name) for name in ("max_params", "max_flops", "max_memory_bytes")}
-    wrong = [name for name, limit in limits.items() if limit is not None and limit <= 0]
-    return f"contract.{wrong[0]} is {limits[wrong[0]]}; give a positive number, or None for no limit" if wrong else None
-
-
-def _recipe(space: SearchSpace) -> str | None:
-    recipe = space.recipe
-    for name, least in (("batch", 1), ("eval_batch", 1), ("warmup", 0)):
-        if getattr(recipe, name) < least:
-            return f"recipe.{name} is {getattr(recipe, name)}; it must be at least {least}"
-    for name in ("lr", "wd"):
-        if getattr(recipe, name).low < 0:
-            return f"recipe.{name} begins at {getattr(recipe, name).low}; it must not be negative"
-    return None
-
-
-def _ladder(space: SearchSpace) -> str | None:
-    ladder = space.ladder
-    if (
-        not ladder.steps
-        or ladder.steps[0] < 1
-        or any(b <= a for a, b in zip(ladder.steps, ladder.steps[1:], strict=False))
-    ):
-        return f"ladder.steps is {ladder.steps}; give positive numbers, each larger than the one before"
-    if ladder.eta < 2:
-        return f"ladder.eta is {ladder.eta}; at 2 or more, one of eta trials is promoted"
-    return None if ladder.draws >= 1 else f"ladder.draws is {ladder.draws}; a candidate needs at least one draw"
-
-
 # ---- data --------------------------------------------------------------------------------------------------------
 
 _APART = """
@@ -186,6 +110,11 @@ digests = {name: hashlib.sha256(b"".join(a.tobytes() for a in space.task.split(n
 print(json.dumps({"heavy": heavy, "digests": digests}))
 """
 """Run in a fresh interpreter: what loading the space imports, and a hash of every split."""
+
+
+def _declarations(space: SearchSpace) -> Iterator[Check]:
+    yield from ((name, functools.partial(look, space)) for name, look in DECLARATIONS.items())
+    yield "guidance", lambda: None if space.guidance.strip() else "guidance is empty; say what the task asks for"
 
 
 def _process(reference: str, apart: dict[str, Any]) -> Iterator[Check]:

@@ -11,7 +11,7 @@ ROOT = Path(nas.__file__).parent
 
 LAYERS = [
     {"nas.records", "nas.machine", "nas.files"},
-    {"nas.api", "nas.layers", "nas.space", "nas.execute", "nas.llm"},
+    {"nas.api", "nas.layers", "nas.space", "nas.declared", "nas.execute", "nas.llm"},
     {
         "nas.store",
         "nas.judge",

@@ -1,6 +1,7 @@
 """The battery: sound spaces pass it, and a broken one is told in one sentence what is wrong with it."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nas import testing
+from nas import declared, search, testing
 from nas.admit import Admitted
+from nas.admit.__main__ import main as admit_main
 from nas.execute import Executor
 from nas.execute.local import LocalExecutor
 from nas.flows import PRELOAD
 from nas.records import Failure
-from nas.space import SearchSpace, Split, load
+from nas.space import SearchSpace, SpaceError, Split, load
 
 SPACES = Path(__file__).parent / "spaces"
 TOY = SPACES / "toy_model.py"
@@ -55,6 +57,7 @@ DECLARED = {
     'name="toy_model",': ('name="Toy Model",', "lower-case"),
     "version=1": ("version=0", "count from 1"),
     "channels=2, classes=2, width=4": ("channels=2, vocab=3, classes=2, width=4", "exactly one"),
+    'baselines={"linear": LINEAR, "pooled": POOLED}': ("baselines=(LINEAR, POOLED)", "no mapping"),
     "width=4, depth=1": ("width=4, depth=1, heads=3", "does not divide"),
     "max_params=500": ("max_params=0", "max_params is 0"),
     "output_shape=(2,)": ("output_shape=(3,)", "spec.classes=2"),
@@ -71,6 +74,18 @@ def test_broken_declaration_is_told_before_anything_runs(tmp_path: Path, old: st
     findings = list(testing.battery(broken(tmp_path, old, new)))
     problems = [f.problem for f in findings if f.problem]
     assert len(findings) == 6 and told in problems[0]
+    with pytest.raises(SpaceError, match=re.escape(told)):
+        declared.must_hold(load(str(tmp_path / "broken.py")), "broken.py")
+
+
+@pytest.mark.parametrize("command", [search.main, admit_main])
+def test_no_command_begins_with_a_broken_declaration(
+    tmp_path: Path, command: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [] if command is search.main else [str(TOY)]
+    assert command([*given, "--space", broken(tmp_path, "eta=2", "eta=[]")]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "TypeError" in said and "nas.testing" in said
 
 
 DATA = {

@@ -18,6 +18,7 @@ from nas.admit import Admitted, Flow, admit, drive
 from nas.admit.ahead import TPUS, missing
 from nas.admit.gate import check
 from nas.admit.self_check import self_check
+from nas.declared import must_hold
 from nas.execute import Job, Sandbox, Unlocked
 from nas.execute.confine import sentence
 from nas.execute.local import LocalExecutor
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("give the candidate's file, or --self-check")
     try:
         space = load(parsed.space)
+        must_hold(space, parsed.space)
         source = parsed.file.read_text("utf-8")
     except SpaceError as error:
         print(f"nas.admit: {error}", file=sys.stderr)
