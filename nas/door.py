@@ -27,7 +27,7 @@ from nas.admit.gate import check
 from nas.execute import Unlocked, chosen_sandbox
 from nas.execute.local import LocalExecutor
 from nas.history import failure_of_duplicate
-from nas.progress import one_line
+from nas.progress import one_line, readable
 from nas.propose.shown import text_of
 from nas.records import Failure, Value, defaults
 from nas.space import Contract, Ladder, Recipe, SearchSpace, Spec, load
@@ -287,7 +287,7 @@ class Door:
             arm=one_line(found.arm),
             operator=one_line(found.operator)[:LINE_LENGTH],
             idea=one_line(found.idea)[:LINE_LENGTH],
-            source=found.source[:SOURCE_LENGTH],
+            source=readable(found.source)[:SOURCE_LENGTH],
             parents=found.parents[:PARENTS],
             children=children[-CHILDREN:],
             facts=_facts(entry.program or {}),
@@ -496,4 +496,5 @@ def _refused(failures: Sequence[Failure]) -> Checked:
 
 
 def _short(failure: Failure) -> Failure:
-    return replace(failure, message=failure.message[:MESSAGE_LENGTH])
+    rule, message = one_line(failure.rule)[:LINE_LENGTH], one_line(failure.message)[:MESSAGE_LENGTH]
+    return replace(failure, rule=rule, message=message)

@@ -272,6 +272,12 @@ def visible(text: str) -> str:
     return "".join(map(_visible, _ESCAPE.sub("", text)))
 
 
+def readable(source: str) -> str:
+    """Source text without control and invisible characters; lines as Python counts them, which splitlines does not."""
+    lines = source.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return "\n".join(line if line.isprintable() else visible(line.expandtabs(4)).rstrip() for line in lines)
+
+
 def _visible(character: str) -> str:
     category = unicodedata.category(character)
     if category in ("Zl", "Zp") or character in "\t\n\v\f\r\x85":

@@ -1,8 +1,10 @@
 """The door for agents and programs, from Python, in process and over stdio, to a search that stops and is resumed."""
 
+import contextlib
 import json
 import re
 import shutil
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from nas.loop import Search
 from nas.search import main
 from nas.space import load
 from nas.store import Store, StoreError, dump
+from tests.report_runs import HOSTILE, UNPRINTABLE, with_hostile_names
 from tests.test_architecture import ROOT
 
 RINGS = str(Path(__file__).parent / "spaces" / "rings.py")
@@ -166,6 +169,27 @@ def test_everything_that_is_handed_out_is_bounded(resumed: Told, monkeypatch: py
     failure = open_door(resumed.run).result(resumed.misshapen).failure
     assert failure is not None and len(failure.message) == 20
     assert all(len(row.name) <= 20 for row in open_door(resumed.run).ask().best)
+
+
+def test_what_hostile_candidates_say_is_handed_out_without_control_characters(stopped: Path, tmp_path: Path) -> None:
+    run = with_hostile_names(stopped, tmp_path / "run")
+    with contextlib.closing(sqlite3.connect(run / "run.db")) as connection, connection:
+        failure = json.dumps({"stage": "trace", "rule": HOSTILE, "line": 1, "message": HOSTILE})
+        connection.execute("UPDATE nas_candidate SET source = source || ?, failure = ?", (f"# {HOSTILE}", failure))
+    designs = [call(run, "candidate", id=number) for number in (1, 3)]
+    assert all("<script>" in design["idea"] and design["source"].count("\n") > 3 for design in designs)
+    for said in (*designs, call(run, "board"), call(run, "task")):
+        assert not UNPRINTABLE.search("".join(texts(said)).replace("\n", ""))
+
+
+def texts(plain: Any) -> Iterator[str]:
+    """Every text in a plain value, names included."""
+    if isinstance(plain, str):
+        yield plain
+    elif isinstance(plain, list | dict):
+        for part in plain.items() if isinstance(plain, dict) else enumerate(plain):
+            for one in part:
+                yield from texts(one)
 
 
 # ---- what to try

@@ -32,7 +32,7 @@ from nas.confirmed import by_candidate, claim
 from nas.judge import forecast
 from nas.judge.proxy import Proxy, sentence
 from nas.leaderboard import UNCONFIRMED, doubted, summary, unlocked
-from nas.progress import one_line, visible
+from nas.progress import one_line, readable
 from nas.records import Failure, Trial, to_plain
 from nas.report import figures
 from nas.spending import evidence
@@ -500,7 +500,7 @@ def _told(tasks: Sequence[Task]) -> dict[int, list[dict[str, Any]]]:
 
 
 def _sources(records: Records, rows: Sequence[Row]) -> dict[str, str]:
-    texts = {entry.candidate.id: _readable(entry.candidate.source) for entry in records.entries}
+    texts = {entry.candidate.id: readable(entry.candidate.source).rstrip() for entry in records.entries}
     ranked = [row.candidate for row in rows]
     order = ranked + sorted(set(texts) - set(ranked), reverse=True)
     kept, left = [], SOURCES_BYTES
@@ -510,12 +510,6 @@ def _sources(records: Records, rows: Sequence[Row]) -> dict[str, str]:
             break
         kept.append(candidate)
     return {str(candidate): texts[candidate] for candidate in sorted(kept)}
-
-
-def _readable(source: str) -> str:
-    """Source text without control and invisible characters; lines as Python counts them, which splitlines does not."""
-    lines = source.replace("\r\n", "\n").replace("\r", "\n").rstrip("\n").split("\n")
-    return "\n".join((line if line.isprintable() else visible(line.expandtabs(4))).rstrip() for line in lines)
 
 
 # ---- the model
