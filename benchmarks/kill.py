@@ -55,7 +55,7 @@ POLL_S = 0.1
 GONE_S = 2.0
 """What must die with a killed process has this long to be gone [s]."""
 KINDS = ("coordinator", "server", "tracer", "trainer")
-WEIGHTS = {"coordinator": 1, "server": 1, "tracer": 2, "trainer": 2}
+WEIGHTS = {"coordinator": 1, "server": 1, "tracer": 6, "trainer": 3}
 """How often each is drawn where all are there: jobs are often not, or must not be killed just then."""
 LOOKAHEAD = 4
 """Of the searches in which any process is killed."""

@@ -362,6 +362,7 @@ def _end(store: Store, finished: bool, *, stopped: bool) -> int:
 def _dry_run(space: SearchSpace, reference: str, parsed: argparse.Namespace) -> int:
     from nas.estimate import estimate
 
+    digest(space)  # says what is wrong with a given text, and how much of it is used, as a search does
     finalists = FINALISTS if parsed.confirm is None else parsed.confirm
     print(estimate(space, reference, parsed.budget, parsed.workers or cores(), finalists, parsed.sandbox))
     return 0
