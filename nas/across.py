@@ -305,6 +305,7 @@ def _details(entries: Sequence[Submission]) -> list[str]:
                 f"By {row['arm']} ({row['operator'] or 'no operator'}); made from candidates: {parents}",
                 f"Numbers: {told}",
                 f"Run {run['name']}: seed {run['seed']}, {run['budget']:,} candidates{model}; {finalists} finalists",
+                f"Sandbox: {record.get('sandbox') or 'how candidates were locked was not kept'}",
                 f"Rank in its confirmation: {_rank(row['says']['rank'])} of {len(record['rows'])}",
                 *([f"Baselines that could not be confirmed: {lost}"] if lost else []),
             )

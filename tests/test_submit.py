@@ -199,7 +199,10 @@ def test_entry_says_how_candidates_were_locked(tmp_path: Path) -> None:
         store.hear(slot, told | {"content": {"mode": "auto", "missing": missing}})
     store.close()
     made = submit(run, 5, tmp_path)
-    assert read_entry(made).record["sandbox"] == "strict, then auto without files (ENOSYS), then auto"
+    told = "strict, then auto without files (ENOSYS), then auto"
+    assert read_entry(made).record["sandbox"] == told
+    shown = (made.parent / "README.md").read_text("utf-8").replace("\\", "")
+    assert f"- Sandbox: {told}\n" in shown
     assert check(made.parent) == []
 
 
