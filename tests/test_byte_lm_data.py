@@ -443,6 +443,13 @@ def test_too_little_text_says_what_the_limit_leaves_out(tmp_path: Path) -> None:
         data.check(read(tmp_path / "a.txt", limit=100), 4)
 
 
+def test_text_that_repeats_says_so() -> None:
+    (original,) = documents(1, lines=4_000)
+    told = "near-duplicates, 3 of 3 documents, stay together. Give 10,000 units or more, .* that repeat less"
+    with pytest.raises(ValueError, match=told):
+        data.check(from_documents([edited(original, i) for i in range(3)]), 4)
+
+
 def test_short_text_has_fewer_windows_to_be_scored_on(tmp_path: Path) -> None:
     text = read(folder(tmp_path, documents(60)))
     room = text.size("validation") // 21
