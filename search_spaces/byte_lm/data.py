@@ -201,7 +201,8 @@ def _too_little(text: Corpus, name: str, width: int, found: int) -> ValueError:
     least = -(-round(1.2 * FEWEST * width / min(SHARES.values())) // 10_000) * 10_000
     whole = ", in several documents" if text.documents else ""
     repeats = " that repeat less" if text.used >= least else ""
-    alike = f"; near-duplicates, {text.grouped:,} of {text.documents:,} documents, stay together" if text.grouped else ""
+    grouped = f"{text.grouped:,} of {text.documents:,} documents"
+    alike = f"; near-duplicates, {grouped}, stay together" if text.grouped else ""
     return ValueError(
         f"byte_lm: of {text.used:,} {units}{beyond} {text.size(name):,} are for {name}, with room for {found} windows "
         f"of {width} that nothing else has{alike}. Give {least:,} {kinds} or more{whole}{repeats}."
