@@ -89,8 +89,8 @@ def _ladder(space: SearchSpace) -> str | None:
         or any(b <= a for a, b in zip(ladder.steps, ladder.steps[1:], strict=False))
     ):
         return f"ladder.steps is {ladder.steps}; give positive numbers, each larger than the one before"
-    if ladder.eta < 2:
-        return f"ladder.eta is {ladder.eta}; at 2 or more, one of eta trials is promoted"
+    if ladder.eta < 1:
+        return f"ladder.eta is {ladder.eta}; one of eta trials is promoted, so give 2 or more, or 1 to promote them all"
     return None if ladder.draws >= 1 else f"ladder.draws is {ladder.draws}; a candidate needs at least one draw"
 
 

@@ -33,7 +33,7 @@ from nas.judge import proxy
 from nas.judge.proxy import Proxy
 from nas.progress import counts, duration, moment, one_line, plain_console, short
 from nas.records import to_plain
-from nas.standings import Arm, Board, Front, Row, board, read
+from nas.standings import Arm, Board, Front, Row, board, cut, read
 from nas.store import Store, StoreError, locks
 from nas.tables import Column, headed, markdown, markdown_table
 
@@ -104,7 +104,7 @@ def caption(board: Board) -> list[str]:
         *doubted(board),
         *_front_lines(board),
         *_time_lines(board),
-        *proxy.lines(board.proxy, _steps(board), board.config["ladder"].get("eta") or 4),
+        *proxy.lines(board.proxy, _steps(board), cut(board.config)),
         *(confirmed.notes(board) if board.confirmed else ()),
         *([board.control] if board.control else ()),
         *(spending.lines(board.spending) if board.spending else ()),

@@ -177,7 +177,8 @@ class Ladder:
 
     Attributes:
       steps: total steps at each rung, ascending.
-      eta: of n trials in a rung, floor(n / eta) are promoted.
+      eta: of n trials in a rung, floor(n / eta) are promoted; 1 promotes all, for whoever wants to see what early
+        rungs say of the last.
       draws: draws of hyperparameters that a new candidate gets at the first rung, on one compiled program.
     """
 

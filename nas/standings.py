@@ -561,8 +561,13 @@ def proxy(records: Records) -> tuple[Proxy, ...]:
         lost = score.failure is not None and score.failure.blame == "machine"
         if score.trial in owner and score.rung < len(rungs) and not lost:
             rungs[score.rung].append(Result(trial=score.trial, candidate=owner[score.trial], score=number(score)))
-    ladder = records.config["ladder"]
-    return tuple(proxies(rungs, ladder.get("eta") or 4, records.config["maximize"]))
+    return tuple(proxies(rungs, cut(records.config), records.config["maximize"]))
+
+
+def cut(config: Mapping[str, Any]) -> int:
+    """One in how many a rung sends on; of a run that sent all of them on, in how many one usually does."""
+    eta = config["ladder"].get("eta") or 4
+    return eta if eta > 1 else 4
 
 
 def number(score: Score) -> float | None:

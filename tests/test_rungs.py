@@ -82,10 +82,11 @@ def test_equal_scores_promote_the_earlier_trial() -> None:
     assert next_promotion([result(i, 0.5) for i in (4, 2, 3, 1)], set(), 4, True) == 1
 
 
-def test_slots_needs_eta_of_two() -> None:
+def test_one_in_eta_has_a_slot_and_all_where_eta_is_one() -> None:
     assert [slots(n, 4) for n in (0, 3, 4, 7, 8)] == [0, 0, 1, 1, 2]
-    with pytest.raises(ValueError, match="eta is 1"):
-        slots(5, 1)
+    assert slots(5, 1) == 5
+    with pytest.raises(ValueError, match="eta is 0"):
+        slots(5, 0)
 
 
 def test_keep_is_exactly_what_some_future_can_promote() -> None:

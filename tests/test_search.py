@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -269,6 +270,22 @@ def test_a_proposer_that_fails_25_times_in_a_row_is_told_and_costs_nothing(tmp_p
     assert sum(entry.failure is None and entry.candidate.arm == "evolution" for entry in store.entries()) <= 4
     assert any("25 proposals of the arm random" in note for note in store.notes())
     assert "25 proposals of the arm random" in done.stderr and "rejected" in done.stdout
+
+
+def test_ladder_that_promotes_all_says_what_its_first_rung_is_worth(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "all.py"
+    file.write_text(
+        "import dataclasses\nfrom nas.space import Ladder, load\n"
+        f"SPACE = dataclasses.replace(load({RINGS!r}), name='all', ladder=Ladder(steps=(10, 20), eta=1))\n"
+    )
+    search = ["--space", str(file), "--budget", "6", "--confirm", "0", "--name", "run", "--results", str(tmp_path)]
+    assert main(search) == 0
+    store = Store(tmp_path / "run")
+    kept = Counter(score.trial for score in store.scores() if score.failure is None)
+    assert len(kept) >= 6 and set(kept.values()) == {2}
+    assert "10 → 20 steps: τ" in capsys.readouterr().out
 
 
 def test_dry_run_prints_ladder_trainings_and_time(capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,7 +62,7 @@ DECLARED = {
     "max_params=500": ("max_params=0", "max_params is 0"),
     "output_shape=(2,)": ("output_shape=(3,)", "spec.classes=2"),
     "steps=(10, 20, 40)": ("steps=(10, 40, 20)", "larger than the one before"),
-    "eta=2": ("eta=1", "eta is 1"),
+    "eta=2": ("eta=0", "eta is 0"),
     "draws=2": ("draws=0", "at least one draw"),
     "batch=32,": ("batch=0,", "batch is 0"),
 }
@@ -253,9 +253,9 @@ def test_together_runs_flows_side_by_side_and_keeps_their_order() -> None:
 
 
 def test_command_line_says_ok_fail_and_what_is_no_space(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert testing.main([broken(tmp_path, "eta=2", "eta=1")]) == 1
+    assert testing.main([broken(tmp_path, "eta=2", "eta=0")]) == 1
     shown = capsys.readouterr().out.splitlines()
-    assert "ok    spec" in shown and any(line.startswith("FAIL  ladder: ladder.eta is 1") for line in shown)
+    assert "ok    spec" in shown and any(line.startswith("FAIL  ladder: ladder.eta is 0") for line in shown)
     assert testing.main(["no_such_space"]) == 2
     assert "not known" in capsys.readouterr().err
 

@@ -30,8 +30,8 @@ class Result:
 
 def slots(n: int, eta: int) -> int:
     """How many of n results in a rung are promoted in all: floor(n / eta)."""
-    if eta < 2:
-        raise ValueError(f"eta is {eta}; a rung promotes one in eta, so give 2 or more")
+    if eta < 1:
+        raise ValueError(f"eta is {eta}; a rung promotes one in eta, so give 1 or more")
     return n // eta
 
 

@@ -36,7 +36,7 @@ from nas.progress import one_line, readable
 from nas.records import Failure, Trial, to_plain
 from nas.report import figures
 from nas.spending import evidence
-from nas.standings import MEASURES, Arm, Board, Front, Records, Row, board, by_rung, untraced
+from nas.standings import MEASURES, Arm, Board, Front, Records, Row, board, by_rung, cut, untraced
 from nas.store import Entry, Score, Task
 
 CONTRACT = 1
@@ -336,8 +336,7 @@ def _area(one: Front) -> dict[str, Any]:
 
 
 def _proxy(one: Proxy, made: Board) -> dict[str, Any]:
-    ladder = made.config["ladder"]
-    told = sentence(one, ladder["steps"], ladder.get("eta") or 4)
+    told = sentence(one, made.config["ladder"]["steps"], cut(made.config))
     return to_plain(one) | {"verdict": one.verdict, "sentence": told}
 
 
