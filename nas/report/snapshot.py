@@ -56,8 +56,9 @@ class Column:
       heading: as short as can be.
       title: what it means, in a sentence.
       kind: `candidate` (an id, a link), `candidates` (several), `text`, `rung` (an index), `count` (a whole number,
-        shortened), `number` (with `digits`), `signed` (with its sign), `real` (three significant digits), `range`
-        ([first, last]), `estimate` ([value, standard error or null], with `digits`), `change` (the same, signed).
+        shortened), `number` (with `digits`), `time` (the same, whole from 1,000 on), `signed` (with its sign), `real`
+        (three significant digits), `range` ([first, last]), `estimate` ([value, standard error or null], with
+        `digits`), `change` (the same, signed).
       digits: after the point.
     """
 
@@ -151,7 +152,7 @@ def columns(config: Mapping[str, Any], device: str, rows: Sequence[Mapping[str, 
         Column(key="params", heading="params", title="trainable numbers, at default tunables", kind="count"),
         Column(key="flops", heading="FLOPs", title="of an inference on one example, at default tunables", kind="count"),
         Column(
-            key="step_us", heading="step, µs", kind="number", digits=1,
+            key="step_us", heading="step, µs", kind="time", digits=1,
             title=f"time of a training step at the best trial's values, fastest of several, on {device}",
         ),
         Column(key="places", heading="places", title="that the test score allows: all pairs, after Holm", kind="range"),
@@ -173,7 +174,7 @@ def columns(config: Mapping[str, Any], device: str, rows: Sequence[Mapping[str, 
             title="training FLOPs until the best baseline's score is reached, over that baseline's own",
         ),
         Column(
-            key="inference_us", heading="infer, µs", kind="number", digits=2,
+            key="inference_us", heading="infer, µs", kind="time", digits=2,
             title=f"time of one example in a large batch, fastest of several, on {device}",
         ),
         Column(
@@ -181,7 +182,7 @@ def columns(config: Mapping[str, Any], device: str, rows: Sequence[Mapping[str, 
         ),
         Column(key="seeds", heading="n", title="seeds that the score is the mean of", kind="number"),
         Column(key="lr", heading="lr", title="learning rate of the trial", kind="real"),
-        Column(key="used_s", heading="used, s", title="seconds its jobs held a worker", kind="number", digits=1),
+        Column(key="used_s", heading="used, s", title="seconds its jobs held a worker", kind="time", digits=1),
         Column(key="usd", heading="$", title="of the calls that wrote it", kind="number", digits=4),
         Column(key="parents", heading="parents", title="what it was made from", kind="candidates"),
     ]  # fmt: skip

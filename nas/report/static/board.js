@@ -32,12 +32,13 @@ function shown(S, column, row) {
     case "rung": return dots(S, value);
     case "count": return el("span", { title: whole(value), text: short(value) });
     case "number": return value.toFixed(column.digits);
+    case "time": return value >= 1000 ? whole(Math.round(value)) : value.toFixed(column.digits);
     case "signed": return signed(value, column.digits);
     case "real": return real(value);
     case "range": return value[0] === value[1] ? String(value[0]) : `${value[0]}–${value[1]}`;
     case "estimate": return estimated(value, (part) => part.toFixed(column.digits), column.digits);
     case "change": return estimated(value, (part) => signed(part, column.digits), column.digits);
-    default: return column.key === "arm" ? armName(value) : column.key === "name" ? el("span", { title: value, text: cut(value, 96) }) : String(value);
+    default: return column.key === "arm" ? armName(value) : column.key === "name" ? el("span", { title: value, text: cutMiddle(value, 84) }) : String(value);
   }
 }
 

@@ -206,7 +206,7 @@ function options(S, without) {
   const rest = S.candidates.map((c) => c.id).filter((id) => !S.at.has(id));
   return [...ranked, ...rest].filter((id) => id !== without).map((id) => {
     const candidate = S.byId.get(id);
-    return [id, `${id} · ${outcome(S, candidate)} · ${cut(candidate.name, 30)}`];
+    return [id, `${id} · ${outcome(S, candidate)} · ${cutMiddle(candidate.name, 42)}`];
   });
 }
 
@@ -229,7 +229,7 @@ function candidateView(S, id) {
   const tree = lineageChart(S, { focus: id });
   return [
     el("p", { class: "back" }, el("a", { href: "#/", text: "← All candidates" })),
-    el("h1", {}, `Candidate ${id}`, el("span", { class: "subtitle", text: cut(candidate.name, 140) })),
+    el("h1", {}, `Candidate ${id}`, el("span", { class: "subtitle", text: cutMiddle(candidate.name, 140) })),
     compare,
     candidateTiles(S, candidate),
     el("div", { class: "grid" },

@@ -50,6 +50,13 @@ function cut(text, most) {
   return `${head.slice(0, Math.max(head.lastIndexOf(" "), most - 18)).trimEnd()}…`;
 }
 
+/** The same without its middle: children begin with their parent's idea and end with what they changed. */
+function cutMiddle(text, most) {
+  if (text.length <= most) return text;
+  const end = text.slice(-Math.floor((2 * most) / 3));
+  return `${cut(text, most - end.length)}${end.slice(end.indexOf(" ") + 1)}`;
+}
+
 /** A table with a caption for those who do not see it; columns are {heading, right, cell(row) → text or node}. */
 function table(caption, columns, rows) {
   const align = (column) => (column.right ? "number" : null);

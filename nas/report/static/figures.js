@@ -215,7 +215,7 @@ function frontChart(S, rung, measure) {
         Charts.dot(rows.filter((d) => !isAhead.has(d.candidate)), { x: "size", y: "score", r: 4, symbol: (d) => armSymbol(d.arm), fill: (d) => armColor(d.arm), fillOpacity: 0.55, href, ariaLabel: (d) => `candidate ${d.candidate}` }),
         Charts.dot(ahead, { x: "size", y: "score", r: 6, symbol: (d) => armSymbol(d.arm), fill: (d) => armColor(d.arm), stroke: "var(--card)", strokeWidth: 1.4, href, ariaLabel: (d) => `on the front: candidate ${d.candidate}, ${d.score.toFixed(decimals)} with ${text(d.size)}` }),
         Charts.text(spaced, { x: "size", y: "score", text: (d) => `${d.candidate}`, dy: maximize ? -13 : 15, fontWeight: 650, ...halo, fill: "var(--ink)" }),
-        tip(rows, { x: "size", y: "score", title: (d) => `candidate ${d.candidate} · ${d.arm}\n${d.score.toFixed(decimals)} with ${text(d.size)} ${unit}\n${cut(d.name, 60)}` }),
+        tip(rows, { x: "size", y: "score", title: (d) => `candidate ${d.candidate} · ${d.arm}\n${d.score.toFixed(decimals)} with ${text(d.size)} ${unit}\n${cutMiddle(d.name, 60)}` }),
       ],
     });
     return tabbable(svg, new Set(ahead.map(href)));

@@ -101,7 +101,7 @@ function lineageChart(S, { focus = null, all = false } = {}) {
         Charts.dot(shown, { x, y: "y", r: (d) => (d.hot ? 5.5 : 4.2), symbol: (d) => armSymbol(d.about.arm), fill: (d) => (d.at ? armColor(d.about.arm) : "var(--card)"), stroke: (d) => armColor(d.about.arm), strokeWidth: 1.4, href, ariaLabel: (d) => `candidate ${d.label}` }),
         Charts.text(shown, { x: (d) => x(d) + 9, y: "y", text: "label", textAnchor: "start", fontWeight: (d) => (d.hot ? 700 : 400), fill: (d) => (d.at ? "var(--ink)" : "var(--soft)"), ...halo, href }),
         Charts.text(said, { x: (d) => x(d) + d.long + 2, y: "y", text: (d) => cut(d.about.operator, d.room), textAnchor: "start", fill: "var(--soft)", ...halo }),
-        tip(shown, { x, y: "y", title: (d) => `candidate ${d.candidate} · ${d.about.arm}${d.about.operator ? ` · ${cut(d.about.operator, 40)}` : ""}\n${d.at ? `${d.at.score.toFixed(decimals)} at ${whole(S.run.steps[d.at.rung])} steps` : outcome(S, d.about)}\n${cut(d.about.name, 60)}` }),
+        tip(shown, { x, y: "y", title: (d) => `candidate ${d.candidate} · ${d.about.arm}${d.about.operator ? ` · ${cut(d.about.operator, 40)}` : ""}\n${d.at ? `${d.at.score.toFixed(decimals)} at ${whole(S.run.steps[d.at.rung])} steps` : outcome(S, d.about)}\n${cutMiddle(d.about.name, 60)}` }),
       ],
     });
     for (const label of svg.querySelectorAll("g[aria-label=text] a")) label.setAttribute("aria-hidden", "true");
