@@ -118,6 +118,8 @@ class Scaling:
             if state.to_tune and state.to_tune[0].place == to_tune[0].place:
                 break  # they brought no answer
             self.total += len(state.to_tune)
+            tried = ", ".join(dict.fromkeys(f"×{row.recipe['lr'] / subject.recipe['lr']:.3g}" for row in to_tune))
+            self.said(f"{self.done} of {self.total} · {who}: learning rates {tried} tried")
         if state.recipe is None:
             self.done += 0 if state.to_tune else self.protocol.seeds
             self.said(f"{who}: " + ("not finished" if state.to_tune else "no learning rate could be trained with"))

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -347,6 +348,7 @@ def test_row_without_a_program_at_a_size_is_said_and_the_rest_goes_on(told: Repo
 def test_number_of_trainings_is_said_before_any_is_made(said: list[str]) -> None:
     whole = 3 * 3 * (TUNINGS + 2)
     assert said[0].startswith(f"{whole} trainings to make: 1 candidate and 2 baselines at ×1, width ×2, width ×5")
+    assert any(re.fullmatch(r"\d+ of \d+ · ×1, wide: learning rates ×0.5, ×1, ×2 tried", text) for text in said)
 
 
 def test_best_of_the_search_are_taken_at_their_numbers_where_nothing_is_confirmed(records: Records) -> None:
