@@ -2,9 +2,9 @@
 
 Candidates are drawn as a search draws them, without a score to choose parents by: half are samples of a space's
 grammar, half are one to three mutations of a baseline or of an earlier candidate; until so many have come as far as the
-leak check. With every baseline of every space
-they go through gate, trace, check of the program and leak check at their defaults, in this process. One in a few is
-then trained for some steps and asked again with its trained parameters, with each cut tried once.
+leak check. With every baseline of every space they go through gate, trace, check of the program and leak check at their
+defaults, in this process. One in a few is then trained for some steps and asked again with its trained parameters, with
+each cut tried once.
 
 A causal space's grammar and baselines have causal pieces only, and none mixes examples. So whatever is refused for
 time, batch or differing outputs is an alarm, which is written out with its text, to be looked at: it is false unless a
