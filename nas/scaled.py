@@ -222,9 +222,9 @@ def _order_in_words(level: Level) -> str:
         said = f"The order holds: {tau}"
     else:
         said = f"Whether the order holds is not known: {tau}"
-    open_pairs = one.pairs - one.same - one.turned
+    pairs, open_pairs = f"{one.pairs} pair{'s' * (one.pairs != 1)}", one.pairs - one.same - one.turned
     return (
-        f"{said}; of {one.pairs} pair{'s' * (one.pairs != 1)} of {one.rows} rows {one.same} stand as at ×1, {one.turned} turned round, and "
+        f"{said}; of {pairs} of {one.rows} rows {one.same} stand as at ×1, {one.turned} turned round, and "
         f"{open_pairs} cannot be told from noise."
     )
 
