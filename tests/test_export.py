@@ -538,9 +538,12 @@ def test_folder_of_several_tasks_has_weights_for_each(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_folder_gives_the_score_of_the_leaderboard(confirmed: tuple[Path, int], tmp_path: Path) -> None:
+def test_folder_gives_the_score_of_the_leaderboard(
+    confirmed: tuple[Path, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run, finalist = confirmed
-    assert main([str(run), str(finalist), "--out", str(tmp_path / "out")]) == 0
+    monkeypatch.chdir(run.parent)  # as a person names them, beside where he is
+    assert main([f"./{run.name}", str(finalist), "--out", os.path.relpath(tmp_path / "out")]) == 0
     assert f"(--sandbox): {Store(run).config['sandbox']}" in (tmp_path / "out" / "README.md").read_text()
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     rows = [r for r in read(Store(run)).retrainings if r.candidate == finalist and r.point is not None]

@@ -152,7 +152,7 @@ def export(store: Store, records: Records, candidate: int, out: Path, *, place: 
     _check_free(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=out) as staged:
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=out.resolve()) as staged:  # jobs run elsewhere
             found = _stage(store, records, made, winner, space, Path(staged))
             (Path(staged) / jobs.STAGED).unlink()
             if not data:
