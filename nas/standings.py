@@ -30,8 +30,8 @@ from nas.spending import Spending, spending
 from nas.store import Entry, Score, Store, StoreError, Task
 
 MEASURES = ("params", "flops", "step_us")
-"""What quality is set against in a front: parameters and FLOPs at default tunables, and the time of a training step at
-the values of the best trial [microseconds]."""
+"""What quality is set against in a front: parameters, FLOPs and the time of a training step [microseconds], each of the
+very trial that has the score: tunables may change the program."""
 _CONFIG = ("space_name", "space_version", "metric", "maximize", "decimals", "ladder", "budget")
 
 
@@ -143,6 +143,7 @@ class Front:
     Attributes:
       rung: where scores are compared; those of two rungs never are.
       measure: one of `MEASURES`; less is better.
+      sizes: of each candidate with a score, by its best trial there.
       points: (candidate, size, score) that no other beats in both, from the smallest to the best, baselines among them.
       reference: size and score from which the area is counted: twice the largest size, so that the largest counts too,
         and the worst baseline's score, or where there is none the worst of all.
@@ -153,6 +154,7 @@ class Front:
 
     rung: int
     measure: str
+    sizes: Mapping[int, float]
     points: tuple[tuple[int, float, float], ...]
     reference: tuple[float, float]
     baselines: float
@@ -280,11 +282,11 @@ def rank(records: Records) -> tuple[Row, ...]:
     rungs = {rung for rung, _, _ in best.values()}
     seeds = {rung: baseline_seeds(records, rung) for rung in rungs}
     references = {rung: reference(records, rung) for rung in rungs}
-    rows = []
+    rows, sizes = [], costs_of_trials(records)
     for entry in records.entries:
         if entry.candidate.id in best:
             rung, score, trial = best[entry.candidate.id]
-            row = _row(entry, trials[-trial], rung, records.sign * score, again[-trial, rung])
+            row = _row(entry, trials[-trial], sizes[-trial], rung, records.sign * score, again[-trial, rung])
             rows.append(_with_seeds(row, seeds[rung].get(row.candidate), references[rung]))
     rows.sort(key=lambda row: (-row.rung, -records.sign * row.score, row.candidate))
     return tuple(
@@ -293,8 +295,22 @@ def rank(records: Records) -> tuple[Row, ...]:
     )
 
 
-def _row(entry: Entry, trial: Trial, rung: int, score: float, again: float | None) -> Row:
-    candidate, cost = entry.candidate, (entry.program or {}).get("cost", {})
+def own_programs(tasks: Sequence[Task]) -> dict[int, Mapping[str, Any]]:
+    """Programs of the trials whose values are not the defaults, and so have one of their own."""
+    found = (item for task in tasks for item in ((task.outcome or {}).get("programs") or {}).items())
+    return {int(trial): facts["program"] for trial, facts in found if "program" in facts}
+
+
+def costs_of_trials(records: Records) -> dict[int, Mapping[str, Any]]:
+    """What the program of each trial costs, at the values that the trial has."""
+    own, programs = own_programs(records.tasks), {entry.candidate.id: entry.program for entry in records.entries}
+    return {
+        trial.id: (own.get(trial.id) or programs.get(trial.candidate) or {}).get("cost", {}) for trial in records.trials
+    }
+
+
+def _row(entry: Entry, trial: Trial, cost: Mapping[str, Any], rung: int, score: float, again: float | None) -> Row:
+    candidate = entry.candidate
     name = candidate.operator if candidate.arm == "baseline" else candidate.idea or candidate.operator
     return Row(
         candidate=candidate.id,
@@ -512,22 +528,24 @@ def _front(
 ) -> Front | None:
     sign = records.sign
     baselines = {entry.candidate.id for entry in records.entries if entry.candidate.arm == "baseline"}
-    owner, candidates = {trial.id: trial.candidate for trial in records.trials}, sizes.keys() - baselines
-    means = {c: at for c in sorted(baselines & sizes.keys() & scores.keys()) if (at := scores[c][rung]) is not None}
-    ours = [
+    owner = {trial.id: trial.candidate for trial in records.trials}
+    results = [
         (score.trial, owner[score.trial], at)
         for score in sorted(records.scores, key=lambda score: (score.slot, score.trial))
-        if score.rung == rung and owner.get(score.trial) in candidates and (at := number(score)) is not None
+        if score.rung == rung and score.trial in sizes and (at := number(score)) is not None
     ]
+    best = {c: trial for trial, c, _ in sorted(reversed(results), key=lambda result: sign * result[2])}
+    known = [(c, sizes[best[c]], at) for c in sorted(best) if (at := scores[c][rung]) is not None]
+    means = [(size, at) for c, size, at in known if c in baselines]
+    ours = [(trial, sizes[trial], at) for trial, c, at in results if c not in baselines]
     if not means and not ours:
         return None
-    everyone = [*means.items(), *((candidate, at) for _, candidate, at in ours)]
-    known = [(c, sizes[c], at) for c in sorted(scores.keys() & sizes.keys()) if (at := scores[c][rung]) is not None]
+    everyone = [*means, *((size, at) for _, size, at in ours)]
     reference = (
-        2.0 * max(1, *(sizes[c] for c, _ in everyone)),
-        sign * min(sign * at for at in means.values() or [at for _, _, at in ours]),
+        2.0 * max(1, *(size for size, _ in everyone)),
+        sign * min(sign * at for _, at in means or everyone),
     )
-    points = [(math.log2(max(sizes[c], 1)), -sign * at) for c, at in everyone]
+    points = [(math.log2(max(size, 1)), -sign * at) for size, at in everyone]
     areas = growth(points, (math.log2(reference[0]), -sign * reference[1]))
     before = areas[len(means) - 1] if means else 0.0
     grown = []
@@ -537,6 +555,7 @@ def _front(
     return Front(
         rung=rung,
         measure=measure,
+        sizes={c: size for c, size, _ in known},
         points=tuple(known[i] for i in pareto([(size, -sign * at) for _, size, at in known])),
         reference=reference,
         baselines=before,
@@ -546,11 +565,12 @@ def _front(
 
 
 def _sizes(records: Records, measure: str, spent: Costs) -> dict[int, float]:
+    """Of each trial."""
     if measure == "step_us":
-        times = ((row.candidate, spent.of(row.candidate).step_at(row.values)) for row in rank(records))
-        return {candidate: 1e6 * seconds for candidate, seconds in times if seconds is not None}
-    known = ((entry.candidate.id, (entry.program or {}).get("cost", {}).get(measure)) for entry in records.entries)
-    return {candidate: size for candidate, size in known if size is not None}
+        times = ((trial.id, spent.of(trial.candidate).step_at(trial.values)) for trial in records.trials)
+        return {trial: 1e6 * seconds for trial, seconds in times if seconds is not None}
+    known = ((trial, cost.get(measure)) for trial, cost in costs_of_trials(records).items())
+    return {trial: size for trial, size in known if size is not None}
 
 
 def proxy(records: Records) -> tuple[Proxy, ...]:

@@ -420,6 +420,19 @@ def test_long_name_keeps_its_end_where_a_child_says_what_it_changed(records: Rec
     assert "…" in line and "kernel 5 to 3." in line and cell_len(line.rstrip()) <= 80
 
 
+def test_size_is_that_of_the_trial_that_has_the_score(records: Records) -> None:
+    """Tunables may change the program, so a candidate has as many sizes as it has trials."""
+    before = next(row for row in board(records).rows if row.arm != "baseline")
+    own = {"programs": {str(before.trial): {"program": {"cost": {"params": 77_777, "flops": 88_888}}}}}
+    first, *others = records.tasks
+    made = board(change(records, tasks=[dataclasses.replace(first, outcome={**(first.outcome or {}), **own}), *others]))
+    row = next(row for row in made.rows if row.candidate == before.candidate)
+    assert (row.params, row.flops) == (77_777, 88_888) != (before.params, before.flops)
+    (front,) = [one for one in made.front if (one.rung, one.measure) == (row.rung, "params")]
+    assert front.sizes[row.candidate] == 77_777
+    assert all(size == 77_777 for candidate, size, _ in front.points if candidate == row.candidate)
+
+
 def test_no_color_is_honoured(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")
@@ -577,6 +590,9 @@ def test_unreadable_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["--show", "0"], "ids go from 1 to 33"),
         (["--show", "gru"], "'gru'"),
         (["--show", "1", "--format", "csv"], "leave out --format"),
+        (["--records", "--format", "json"], "--records prints text only, not json; leave out --format"),
+        (["--confirm", "0"], "nas.leaderboard: --confirm 0: give 1 or more"),
+        (["--confirm", "1", "--workers", "0"], "nas.leaderboard: --workers 0: give 1 or more"),
         (["--format", "html"], "'markdown'"),
         (["--top", "0"], "give one from 1, or 'all'"),
         (["--top", "-1"], "give one from 1, or 'all'"),
@@ -629,3 +645,39 @@ def test_module_is_light_and_survives_a_closed_pipe(run: Path) -> None:
     ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, env=environment)
     os.close(writer)
     assert ended.stderr == "0 set()\n"
+
+
+def test_database_that_is_gone_is_said_to_be_gone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Writer(tmp_path / "run").store.close()
+    lose_the_database(tmp_path / "run")
+    assert_one_line(["--results", str(tmp_path)], capsys, "has no run.db")
+
+
+def test_space_that_is_gone_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "run", space="/nowhere/space.py").close()
+    assert_one_line(["--results", str(tmp_path), "--confirm", "1"], capsys, "there is no file /nowhere/space.py")
+
+
+def test_folder_that_may_not_be_entered_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", locked)  # permissions bind everybody but root, who may run this
+    assert_one_line([str(tmp_path), "--results", str(tmp_path)], capsys, "run.json' cannot be read (Permission denied)")
+
+
+def test_confirmation_that_was_stopped_prints_the_table_and_ends_as_interrupted(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas.confirm.confirm_run", lambda *_: False)
+    assert main([str(run), "--confirm", "1"]) == 130
+    assert "trial-run" in capsys.readouterr().out
+
+    def interrupted(*_: Any) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nas.confirm.confirm_run", interrupted)
+    assert main([str(run), "--confirm", "1"]) == 130
+    assert capsys.readouterr().err == "nas.leaderboard: interrupted; nothing that was stored is lost\n"

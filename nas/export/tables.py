@@ -13,7 +13,7 @@ from typing import Any
 
 from nas.files import spreadsheet
 from nas.progress import one_line
-from nas.standings import Records, reason, untraced
+from nas.standings import Records, costs_of_trials, reason, untraced
 from nas.store import Score, StoreError, locks, write_file
 
 POINT = ("score", "loss", "train_loss")
@@ -52,12 +52,7 @@ def trials_table(records: Records) -> tuple[dict[str, type], list[dict[str, Any]
     for score in records.scores:
         scores.setdefault(score.trial, []).append(score)
     entries, lost = {entry.candidate.id: entry for entry in records.entries}, untraced(records.tasks)
-    own = {
-        int(trial): facts["program"]
-        for task in records.tasks
-        for trial, facts in ((task.outcome or {}).get("programs") or {}).items()
-        if "program" in facts
-    }
+    costs = costs_of_trials(records)
     rows, sandbox = [], locks(records.config, records.messages)
     for trial in records.trials:
         entry, mine = entries[trial.candidate], scores.get(trial.id, [])
@@ -73,8 +68,7 @@ def trials_table(records: Records) -> tuple[dict[str, type], list[dict[str, Any]
             "rung": max((score.rung for score in mine if score.point), default=None),
             "failure": reason(failure) if failure else None, "sandbox": sandbox,
         }  # fmt: skip
-        cost = (own.get(trial.id) or entry.program or {}).get("cost", {})
-        row |= {key: cost.get(key) for key in ("params", "flops", "train_flops")}
+        row |= {key: costs[trial.id].get(key) for key in ("params", "flops", "train_flops")}
         for score in mine:
             if score.point is not None:
                 row |= {f"{what}_at_{steps[score.rung]}": getattr(score.point, what) for what in POINT}

@@ -14,6 +14,7 @@ there. The table of the leaderboard is described by its columns, so a further co
     references   by rung the best baseline, or null
     progress     results in the order of decisions: [trial, candidate, rung, score, record]
     fronts       by rung and measure: ids of the candidates on the front
+    sizes        by rung and measure: size of each candidate's best trial there, by id
     areas        by rung and measure: what the front dominates, whenever it grew
     proxies      for each pair of rungs: how well the lower orders trials, and what a cut there loses
     candidates   each with idea, origin, verdict, cost, trials with curves, what its writer claimed
@@ -87,6 +88,7 @@ def snapshot(records: Records) -> dict[str, Any]:
             "references": [_reference(made, rung) for rung in range(len(config["ladder"]["steps"]))],
             "progress": [[s.trial, s.candidate, s.rung, s.score, s.record] for s in figures.progress(records)],
             "fronts": _fronts(made),
+            "sizes": _sizes(made),
             "areas": [_area(one) for one in made.front],
             "proxies": [_proxy(one, made) for one in made.proxy],
             "candidates": _candidates(records, made, scores),
@@ -149,8 +151,8 @@ def columns(config: Mapping[str, Any], device: str, rows: Sequence[Mapping[str, 
             key="delta", heading="Δσ", kind="signed", digits=1,
             title="better than the best baseline at the same rung by so many σ of a seed",
         ),
-        Column(key="params", heading="params", title="trainable numbers, at default tunables", kind="count"),
-        Column(key="flops", heading="FLOPs", title="of an inference on one example, at default tunables", kind="count"),
+        Column(key="params", heading="params", title="trainable numbers of the trial", kind="count"),
+        Column(key="flops", heading="FLOPs", title="of an inference on one example, of the trial", kind="count"),
         Column(
             key="step_us", heading="step, µs", kind="time", digits=1,
             title=f"time of a training step at the best trial's values, fastest of several, on {device}",
@@ -322,6 +324,12 @@ def _reference(made: Board, rung: int) -> dict[str, Any] | None:
         "name": against.name, "score": against.score, "error": against.error, "seeds": against.seeds,
         "sigma": against.noise.sigma, "degrees": against.noise.degrees,
     }  # fmt: skip
+
+
+def _sizes(made: Board) -> list[dict[str, dict[str, float]]]:
+    found = {(one.rung, one.measure): {str(c): size for c, size in one.sizes.items()} for one in made.front}
+    rungs = range(len(made.config["ladder"]["steps"]))
+    return [{measure: found.get((rung, measure), {}) for measure in MEASURES} for rung in rungs]
 
 
 def _fronts(made: Board) -> list[dict[str, list[int]]]:

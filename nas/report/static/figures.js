@@ -183,14 +183,14 @@ const MEASURES = {
   flops: { word: "FLOPs", unit: "FLOPs of an inference", text: whole },
   step_us: { word: "step time", unit: "µs of a training step", text: real },
 };
-const sizeOf = (candidate, measure) => candidate.cost[measure] ?? candidate[measure] ?? null;
+const sizeOf = (S, rung, measure, candidate) => S.sizes[rung][measure][candidate.id] ?? null;
 
 function frontChart(S, rung, measure) {
   const { steps, decimals, metric, maximize } = S.run;
   const { unit, text } = MEASURES[measure];
   const rows = S.candidates
-    .filter((c) => c.scores[rung] !== null && c.scores[rung] !== undefined && sizeOf(c, measure))
-    .map((c) => ({ candidate: c.id, name: c.name, arm: c.arm, score: c.scores[rung], size: sizeOf(c, measure) }));
+    .filter((c) => c.scores[rung] !== null && c.scores[rung] !== undefined && sizeOf(S, rung, measure, c))
+    .map((c) => ({ candidate: c.id, name: c.name, arm: c.arm, score: c.scores[rung], size: sizeOf(S, rung, measure, c) }));
   if (!rows.length) return emptiness(`No candidate has a score at ${whole(steps[rung])} steps yet.`);
   const order = S.fronts[rung][measure];
   const by = new Map(rows.map((d) => [d.candidate, d]));
