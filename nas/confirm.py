@@ -44,7 +44,7 @@ from nas.records import (
     to_plain,
 )  # fmt: skip
 from nas.space import SearchSpace, digest, file_name, load
-from nas.standings import Records, Row, rank, read
+from nas.standings import Records, Row, own_programs, rank, read
 from nas.store import Entry, Store, StoreError, write_file
 from nas.workplace import open_workplace
 
@@ -142,11 +142,10 @@ class Confirmation:
 
     def _program(self, records: Records, row: Row) -> Mapping[str, Any]:
         """The program that a row's trial trained: its own, where it was at values of its own."""
-        for task in records.tasks:
-            own = ((task.outcome or {}).get("programs") or {}).get(str(row.trial), {})
-            if "program" in own:
-                return own["program"]
-        return next(e.program for e in records.entries if e.candidate.id == row.candidate and e.program is not None)
+        own = own_programs(records.tasks).get(row.trial)
+        return own or next(
+            e.program for e in records.entries if e.candidate.id == row.candidate and e.program is not None
+        )
 
     # ---- baselines
 
@@ -314,6 +313,7 @@ class Confirmation:
         on = {key: value for key, value in machine().items() if key != "nproc_per_trial"}
         protocol = [groups, SEEDS_OF_NUMBERS, BASELINE_SEEDS, LOOKS]
         protocol += [self.place.devices] if self.place.devices > 1 else []
+        protocol += [sorted((self.store.data_known() or {}).get("sha256", {}).items())]  # whatever made the arrays
         text = json.dumps([digest(self.space), protocol, config["versions"], on, self.place.platform], sort_keys=True)
         return f"{file_name(self.space.name)}@{self.space.version}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 

@@ -213,7 +213,7 @@ class Primitive:
     init: str = ""
     call: str
     out: str = "{width}"
-    choices: Mapping[str, tuple[Any, ...] | Tunable] = field(default_factory=dict)
+    choices: Mapping[str, Sequence[Any] | Tunable] = field(default_factory=dict)
     residual: bool = False
 
 
@@ -299,17 +299,46 @@ def digest(space: SearchSpace) -> str:
     """Short hash of everything a score depends on that can be hashed, for the run's record.
 
     Raises:
-      SpaceError: data that it is part of cannot be read; one line.
+      SpaceError: data that it is part of cannot be read, or told apart; one line.
     """
     records = [space.spec, space.contract, space.recipe, space.ladder]
     parts: list[Any] = [space.name, space.version, space.scope, *map(_Stated, records)]
     parts += [sorted(space.baselines.items()), space.baseline_seeds]
     parts += [space.task.parts] if space.task.parts else []
+    parts += _code(space)
+    parts += [_data_of(space, space.task.identity)] if space.task.identity else []
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def _code(space: SearchSpace) -> list[str]:
+    """Hashes of the files that a space of one's own is written in: nobody raises a version at every edit.
+
+    Built-in spaces have their versions. Modules that such a file imports are not seen; what they change of the data is.
+    """
+    functions = [space.task.split, space.task.loss, space.task.score, space.skeleton]
+    modules = {getattr(inspect.unwrap(getattr(f, "func", f)), "__module__", None) for f in functions if f is not None}
+    own = {name for name in modules if name and name.partition(".")[0] != __package__}
+    files = {file for name in own if (file := getattr(sys.modules.get(name), "__file__", None))}
+    return sorted(hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files if Path(file).is_file())
+
+
+def _data_of(space: SearchSpace, identity: Callable[[], str]) -> str:
     try:
-        parts += [space.task.identity()] if space.task.identity else []
+        found = identity()
     except (ValueError, OSError) as error:
         raise SpaceError(f"space '{space.name}' has no data: {' '.join(str(error).split())}") from error
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+    except (Exception, SystemExit) as error:
+        raise SpaceError(f"space '{space.name}': task.identity fails: {_told(error)}. Mend it.") from error
+    if not isinstance(found, str):
+        raise SpaceError(
+            f"space '{space.name}': task.identity returns {type(found).__name__}; return a text, for instance a hash."
+        )
+    return found
+
+
+def _told(error: BaseException) -> str:
+    """An error in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -394,16 +423,23 @@ def _choices(reference: str) -> tuple[str, list[tuple[str, str]]]:
 
 def _chosen(space: SearchSpace, reference: str, option: str, text: str) -> SearchSpace:
     """What a space makes of an option."""
-    if option not in space.options:
-        known = ", ".join(sorted(space.options)) or "none"
+    options = _named(space, "options", reference)
+    if option not in options:
+        known = ", ".join(sorted(options)) or "none"
         raise SpaceError(
             f"space '{reference}' has no option '{option}'; it has {known}. Leave it out, or name another."
         )
     try:
-        made = space.options[option](space, text)
-    except (ValueError, OSError) as error:
+        made = options[option](space, text)
+    except (ValueError, OSError) as error:  # by which an option says what it cannot take
         raise SpaceError(f"space '{reference}', {option}={text}: {' '.join(str(error).split())}") from error
-    shown = text if made.task.identity is None else Path(text).resolve().name  # the identity tells which file it was
+    except (Exception, SystemExit) as error:
+        raise SpaceError(
+            f"space '{reference}': options['{option}'] fails at {text}: {_told(error)}. Mend it."
+        ) from error
+    _must_be_space(made, f"space '{reference}': options['{option}'] returns", text)
+    known = getattr(made.task, "identity", None)  # it tells which file it was; what a task is, is not checked yet
+    shown = text if known is None else Path(text).resolve().name
     return replace(made, name=f"{space.name}{'&' if '?' in space.name else '?'}{option}={shown}")
 
 
@@ -422,8 +458,9 @@ def _parts(reference: str) -> tuple[str, str, int]:
 
 def _scaled(space: SearchSpace, reference: str, axis: str, factor: int) -> SearchSpace:
     """The space made larger along an axis; by a factor of 1 the space itself."""
-    if axis not in space.scale:
-        known = ", ".join(sorted(space.scale)) or "no axis at all"
+    scale = _named(space, "scale", reference)
+    if axis not in scale:
+        known = ", ".join(sorted(scale)) or "no axis at all"
         raise SpaceError(
             f"space '{reference}' does not say how its {axis} grows; its scale has {known}. Name an axis that it has, "
             f"or add '{axis}' to it."
@@ -431,16 +468,29 @@ def _scaled(space: SearchSpace, reference: str, axis: str, factor: int) -> Searc
     if factor == 1:
         return space
     try:
-        made = space.scale[axis](space, factor)
-    except Exception as error:
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        raise SpaceError(f"space '{reference}': scale['{axis}'] fails at {factor}: {text}. Mend it.") from error
+        made = scale[axis](space, factor)
+    except (Exception, SystemExit) as error:
+        raise SpaceError(f"space '{reference}': scale['{axis}'] fails at {factor}: {_told(error)}. Mend it.") from error
+    _must_be_space(made, f"space '{reference}': scale['{axis}'] returns", factor)
+    return replace(made, name=f"{space.name}@{axis}={factor}")
+
+
+def _named(space: SearchSpace, field: str, reference: str) -> Mapping[str, Callable[..., Any]]:
+    """Functions of a space by name; asked before anything has looked at what a space declares."""
+    found = getattr(space, field)
+    if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
+        raise SpaceError(
+            f"space '{reference}': {field} is no mapping of names to functions; give one, or leave {field} out."
+        )
+    return found
+
+
+def _must_be_space(made: Any, returns: str, given: Any) -> None:
     if not isinstance(made, SearchSpace):
         raise SpaceError(
-            f"space '{reference}': scale['{axis}'] returns {type(made).__name__} at {factor}; return a SearchSpace, "
-            "for instance dataclasses.replace(space, ...)."
+            f"{returns} {type(made).__name__} at {given}; return a SearchSpace, for instance "
+            "dataclasses.replace(space, ...)."
         )
-    return replace(made, name=f"{space.name}@{axis}={factor}")
 
 
 def _find(reference: str) -> SearchSpace:
@@ -454,20 +504,27 @@ def _find(reference: str) -> SearchSpace:
         return _pick(_import(f"{__package__}.search_spaces.{head}.space", reference), variant, reference)
     if "." in head and variant:
         return _pick(_import(head, reference), variant, reference)
+    _must_be_no_folder(Path(head), reference)
     raise SpaceError(
         f"space '{reference}' is not known; installed are {', '.join(names()) or 'none'}. "
         "Give one of them, a file (my_space.py) or an object (package.module:SPACE)."
     )
 
 
+def _must_be_no_folder(path: Path, reference: str) -> None:
+    if path.is_dir():
+        raise SpaceError(f"space '{reference}' is a folder. Give its file, for instance --space {path / 'space.py'}.")
+
+
 def _import(module: str, reference: str) -> Any:
     try:
         return importlib.import_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SpaceError(_failed(reference, error)) from error
 
 
 def _import_file(path: Path, reference: str) -> Any:
+    _must_be_no_folder(path, reference)
     if not path.is_file():
         raise SpaceError(f"space '{reference}': there is no file {path}. Give a file that exists, or one of {names()}.")
     name = "nas_space_" + hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
@@ -480,26 +537,30 @@ def _import_file(path: Path, reference: str) -> Any:
     sys.modules[name] = module
     try:
         found.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise SpaceError(_failed(reference, error, path.resolve())) from error
     return module
 
 
-def _failed(reference: str, error: Exception, path: Path | None = None) -> str:
+def _failed(reference: str, error: BaseException, path: Path | None = None) -> str:
     lines = [f.lineno for f in inspect.trace() if path is not None and f.filename == str(path)]
     line = error.lineno if isinstance(error, SyntaxError) else (lines[-1] if lines else None)
     where = f" line {line}" if line else ""
-    text = " ".join(str(error).split())
-    return f"space '{reference}' cannot be loaded:{where} {type(error).__name__}: {text}. Mend the file and try again."
+    return f"space '{reference}' cannot be loaded:{where} {_told(error)}. Mend the file and try again."
 
 
 def _pick(module: Any, variant: str, reference: str) -> SearchSpace:
     """`SPACE`, or what `variant` names: a key of `VARIANTS`, or an attribute."""
     variants = getattr(module, "VARIANTS", {})
+    if not isinstance(variants, Mapping):
+        raise SpaceError(
+            f"space '{reference}': VARIANTS is {type(variants).__name__}; make it a dict of names to SearchSpaces, or "
+            "leave it out."
+        )
     space = variants.get(variant) or getattr(module, variant or "SPACE", None)
     if not isinstance(space, SearchSpace):
-        allowed = ", ".join(sorted(variants)) or "none"
+        allowed = ", ".join(sorted(map(str, variants))) or "none"
         raise SpaceError(
             f"space '{reference}': the module binds no SearchSpace to '{variant or 'SPACE'}' (variants: {allowed}). "
             "Bind SPACE = SearchSpace(...) at its top level, or name a variant that it has."

@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from nas.admit import Admitted, Flow, admit, drive, gate
-from nas.declared import DECLARATIONS
+from nas.declared import DECLARATIONS, misfit
 from nas.execute import Executor, Job
 from nas.execute.local import LocalExecutor
 from nas.flows import PRELOAD
@@ -75,7 +75,8 @@ def battery(reference: str, executor: Executor | None = None) -> Iterator[Findin
     space, reference = load(reference), canonical(reference)
     apart: dict[str, Any] = {}
     splits: dict[str, Split] = {}
-    stages = (_declarations(space), _process(reference, apart), _data(space, splits, apart))
+    declarations = list(_declarations(space))
+    stages = (iter(declarations[:1]), iter(declarations[1:]), _process(reference, apart), _data(space, splits, apart))
     stages = (*stages, _scales(space, reference, splits), _functions(space, splits), _proposals(space))
     for stage in stages:  # generators: none has run yet
         if (yield from _run(stage)):
@@ -139,7 +140,7 @@ def _data(space: SearchSpace, splits: dict[str, Split], apart: Mapping[str, Any]
 def _split(space: SearchSpace, name: str, splits: dict[str, Split], digest: str) -> str | None:
     inputs, targets = splits[name] = Split(*space.task.split(name))
     again = space.task.split(name)
-    contract, recipe = space.contract, space.recipe
+    contract = space.contract
     if len(inputs) != len(targets):
         return f"{len(inputs)} inputs and {len(targets)} targets; there must be one target for each input"
     if inputs.shape[1:] != contract.input_shape or str(inputs.dtype) != contract.input_dtype:
@@ -147,15 +148,8 @@ def _split(space: SearchSpace, name: str, splits: dict[str, Split], digest: str)
         return f"{found}; the contract says {contract.input_dtype} {contract.input_shape}"
     if targets.dtype.itemsize > 4:
         return f"targets are {targets.dtype}; make them int32 or float32, the widest that JAX keeps"
-    tasks, whole = len(space.task.parts) or 1, inputs
-    if len(whole) % tasks:
-        return f"{len(whole)} examples of {tasks} tasks; make as many of each, one task after the other"
-    inputs = whole[: len(whole) // tasks]
-    if name == "train" and len(inputs) < recipe.batch:
-        return f"{len(inputs)} examples do not fill a batch of {recipe.batch}; make more, or a smaller recipe.batch"
-    if name != "train" and (len(inputs) == 0 or len(inputs) % recipe.eval_batch):
-        return f"recipe.eval_batch={recipe.eval_batch} does not divide {len(inputs)} examples; choose a divisor"
-    inputs = whole
+    if (problem := misfit(space, name, len(inputs))) is not None:
+        return problem
     same = all(np.array_equal(a, b) for a, b in zip((inputs, targets), again, strict=True))
     if not same or _hash(splits[name]) != digest:
         return "two calls, or two processes, give different examples; make them from a fixed seed of their own"
@@ -202,12 +196,12 @@ def _scale(space: SearchSpace, reference: str, axis: str, splits: Mapping[str, S
     if not axis.isidentifier():
         return f"the axis {axis!r} cannot be written as @{axis}={FACTOR}; name it with letters, digits and _"
     made = load(reference)
-    for name, look in _declarations(made):
-        if (problem := look()) is not None:
-            return f"at {FACTOR} times, {name}: {problem}"
     for name in ("scope", "baselines", "grammar"):
         if getattr(made, name) != getattr(space, name):
             return f"it changes {name}; what is compared must stay the same, so leave it as it is"
+    for name, look in _declarations(made):
+        if (problem := look()) is not None:
+            return f"at {FACTOR} times, {name}: {problem}"
     if (made.task.metric, made.task.maximize) != (space.task.metric, space.task.maximize):
         return "it changes task.metric or task.maximize; scores must stay comparable, so leave them as they are"
     if made.task.split is not space.task.split:
@@ -316,7 +310,6 @@ def _direction(space: SearchSpace, targets: np.ndarray) -> str | None:
 
 
 def _proposals(space: SearchSpace) -> Iterator[Check]:
-    yield "grammar", lambda: _grammar(space)
     for name, source in space.baselines.items():
         yield f"baseline {name}: gate", lambda source=source: _gate(source, space)
     yield (
@@ -330,22 +323,6 @@ def samples(space: SearchSpace) -> list[str]:
     """The random candidates that the battery looks at."""
     rng = np.random.default_rng(0)
     return [grammar.sample(space, rng) for _ in range(SAMPLES)]
-
-
-def _grammar(space: SearchSpace) -> str | None:
-    parts = {part: list(getattr(space.grammar, part)) for part in ("stem", "body", "head")}
-    for part, primitives in parts.items():
-        if not primitives:
-            return f"grammar.{part} is empty; give at least one primitive"
-        names = [primitive.name for primitive in primitives]
-        twice = [name for name in names if names.count(name) > 1]
-        if twice:
-            return f"grammar.{part} has two primitives '{twice[0]}'; names must differ"
-    fewest, most = space.grammar.blocks
-    if not 0 <= fewest <= most or most < 1:
-        return f"grammar.blocks is {space.grammar.blocks}; give the fewest and the most blocks, such as (1, 5)"
-    without = [p.name for p in parts["head"] if not p.call.strip().splitlines()[-1].lstrip().startswith("return ")]
-    return f"head '{without[0]}' does not end in a return statement; add one" if without else None
 
 
 def _gate(source: str, space: SearchSpace) -> str | None:
@@ -453,8 +430,8 @@ def _train(
     if made.kind != "done":
         return dict.fromkeys(admitted, f"the splits cannot be written: {made.error}")
     jobs = []
-    for name, one in admitted.items():
-        program = folder / f"{name}.program"
+    for index, (name, one) in enumerate(admitted.items()):
+        program = folder / f"{index}.program"
         program.write_bytes(msgpack.Packer().pack(dict(one.blobs)))
         jobs.append(_training(space, reference, name, one, str(program), data, made.result["validation"]))
     events = yield jobs

@@ -27,7 +27,7 @@ from nas.leaderboard import main as leaderboard
 from nas.leaderboard import to_csv, to_json, to_markdown
 from nas.records import baseline_seed, finalist_seed
 from nas.search import main
-from nas.space import load
+from nas.space import digest, load
 from nas.standings import Records, board, read
 from nas.store import Store, dump
 
@@ -183,6 +183,29 @@ def test_confirming_again_trains_nothing(folder: Path, capsys: pytest.CaptureFix
     assert leaderboard([str(folder / "first"), "--confirm", "2"]) == 0
     assert list(dump(Store(folder / "first"))) == before
     assert "confirmed" in capsys.readouterr().out or "no claim" in capsys.readouterr().out
+
+
+def test_baselines_of_an_edited_space_or_of_other_data_are_not_taken(folder: Path, tmp_path: Path) -> None:
+    """Nobody raises a version at every edit of a file of his own, and half of a gain may be the edit's."""
+
+    def key(run: Path) -> str:
+        store = Store(run)
+        place = Place(reference=RINGS, space=load(RINGS), store=store, examples=0)
+        return Confirmation(place, cast(Executor, None), 1, None, print)._key(1)
+
+    texts = {name: Path(RINGS).read_text("utf-8") for name in ("same", "edited")}
+    texts["edited"] = texts["edited"].replace("2.7", "1.7")
+    for name, text in texts.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    assert texts["edited"] != texts["same"]
+    whole, same, edited = (digest(load(str(path))) for path in (RINGS, tmp_path / "same.py", tmp_path / "edited.py"))
+    assert whole == same != edited
+    shutil.copytree(folder / "first", tmp_path / "run")
+    note = Store(tmp_path / "run").data_note
+    before = key(tmp_path / "run")
+    known = json.loads(note.read_text("utf-8"))
+    note.write_text(json.dumps(known | {"sha256": dict.fromkeys(known["sha256"], "0" * 64)}), "utf-8")
+    assert key(folder / "first") == before != key(tmp_path / "run")
 
 
 @pytest.mark.slow

@@ -16,10 +16,11 @@ from nas.execute import Executor
 from nas.execute.local import LocalExecutor
 from nas.flows import PRELOAD
 from nas.records import Failure
-from nas.space import SearchSpace, SpaceError, Split, load
+from nas.space import SearchSpace, SpaceError, Split, digest, load
 
 SPACES = Path(__file__).parent / "spaces"
 TOY = SPACES / "toy_model.py"
+RINGS = SPACES / "rings.py"
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ DECLARED = {
     'name="toy_model",': ('name="Toy Model",', "lower-case"),
     "version=1": ("version=0", "count from 1"),
     "channels=2, classes=2, width=4": ("channels=2, vocab=3, classes=2, width=4", "exactly one"),
-    'baselines={"linear": LINEAR, "pooled": POOLED}': ("baselines=(LINEAR, POOLED)", "no mapping"),
+    'baselines={"linear": LINEAR, "pooled": POOLED}': ("baselines={}", "there is no baseline"),
     "width=4, depth=1": ("width=4, depth=1, heads=3", "does not divide"),
     "max_params=500": ("max_params=0", "max_params is 0"),
     "output_shape=(2,)": ("output_shape=(3,)", "spec.classes=2"),
@@ -65,17 +66,142 @@ DECLARED = {
     "eta=2": ("eta=0", "eta is 0"),
     "draws=2": ("draws=0", "at least one draw"),
     "batch=32,": ("batch=0,", "batch is 0"),
-}
+    "max_params=500 ": ("max_memory_bytes=0", "max_memory_bytes is 0; give a positive number"),
+    "output_shape=(2,) ": ("output_shape=(2,), input_dtype='floaty'", "'floaty'; choose one of float32"),
+    'scope="Model"': ('scope="Block"', "baseline 'linear' defines Model while scope is Block"),
+    '{HEADER}class Model(nnx.Module):\n    def __init__(self, spec, hp, *, rngs):\n        self.find': (
+        "class (", "baseline 'pooled' is no Python",
+    ),
+    '{"linear": LINEAR': ('{"linear one / x": LINEAR', "baseline 'linear one / x'"),
+    "baseline_seeds=2": ("baseline_seeds=0", "at least one seed"),
+    "baseline_seeds=2 ": ("baseline_seeds=-1", "at least one seed"),
+    'metric="accuracy"': ('metric="accuracy", decimals=40', "task.decimals is 40"),
+    'choices={"function": ("relu", "tanh")}': ('choices={"function": ()}', "no value to choose for 'function'"),
+    'choices={"function": ("relu", "tanh")} ': ('choices={"function": ("relu", "ta nh")}', "call of 'dense' is no Py"),
+    'call="h = h + self.{name}(h)"': ('call="h = {"', "call of 'near' is no Python, 'h = {'"),
+    'call="h = h + self.{name}(h)" ': ('call=""', "call of 'near' is empty"),
+    'call="h = self.{name}(x)", out="spec.width"': ('call="h = x", out="("', "out of 'embed' is no Python"),
+    'call="return self.{name}(h[:, -1])"': ('call="h = self.{name}(h[:, -1])"', "return statement"),
+    'name="near"': ('name="dense"', "two primitives 'dense'"),
+    "blocks=(1, 2)": ("blocks=(2, 1)", "blocks is (2, 1)"),
+    "grammar=GRAMMAR": ("grammar=Grammar(stem=(), body=GRAMMAR.body, head=GRAMMAR.head)", "grammar.stem is empty"),
+    "grammar=GRAMMAR ": ("grammar=Grammar(stem=GRAMMAR.stem, body=[], head=GRAMMAR.head)", "grammar.body is empty"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("old", DECLARED)
 def test_broken_declaration_is_told_before_anything_runs(tmp_path: Path, old: str) -> None:
     new, told = DECLARED[old]
-    findings = list(testing.battery(broken(tmp_path, old, new)))
+    findings = list(testing.battery(broken(tmp_path, old.rstrip(), new)))
     problems = [f.problem for f in findings if f.problem]
-    assert len(findings) == 6 and told in problems[0]
-    with pytest.raises(SpaceError, match=re.escape(told)):
+    assert len(findings) == len(declared.DECLARATIONS) + 1 and told in problems[0]
+    refused(tmp_path, told)
+
+
+def refused(tmp_path: Path, told: str) -> None:
+    """A search would not begin with the broken space, and says so in one line."""
+    with pytest.raises(SpaceError, match=re.escape(told)) as raised:
         declared.must_hold(load(str(tmp_path / "broken.py")), "broken.py")
+    assert "\n" not in str(raised.value)
+
+
+MISTYPED = {
+    'baselines={"linear": LINEAR, "pooled": POOLED}': ("baselines=(LINEAR, POOLED)", "it must be Mapping[str, str]"),
+    "grammar=GRAMMAR": ("grammar=None", "grammar is None; it must be Grammar"),
+    "grammar=GRAMMAR ": (
+        "grammar=Grammar(stem=GRAMMAR.stem, body=None, head=GRAMMAR.head)", "grammar.body is None; it must be Sequence",
+    ),
+    'choices={"function": ("relu", "tanh")}': ('choices={"function": 3}', "grammar.body[0].choices['function'] is 3"),
+    "blocks=(1, 2)": ("blocks=(1, 2, 3)", "grammar.blocks is (1, 2, 3); it must be tuple[int, int]"),
+    "steps=(10, 20, 40)": ("steps=(20.0, 60.5)", "ladder.steps[0] is 20.0; it must be int"),
+    "eta=2": ("eta=True", "ladder.eta is True"),
+    "baseline_seeds=2": ("baseline_seeds=None", "baseline_seeds is None; it must be int"),
+    "version=1": ("version='1'", "version is '1'; it must be int"),
+    'scope="Model"': ('scope="Net"', "scope is 'Net'; it must be one of ['Model', 'Block', 'Mixer', 'Stack']"),
+    'task=Task(split=split, loss=loss, score=score, metric="accuracy")': ("task=None", "task is None; it must be Task"),
+    'metric="accuracy"': ('metric="accuracy", identity="abc"', "task.identity is 'abc'"),
+    'metric="accuracy" ': ('metric="accuracy", bound="high"', "task.bound is 'high'; it must be float | None"),
+    'metric="accuracy"  ': ('metric="accuracy", decimals="4"', "task.decimals is '4'; it must be int"),
+    "max_params=500": ("max_memory_bytes=None", "contract.max_memory_bytes is None; it must be int."),
+    "output_shape=(2,)": ("output_shape=(2,), input_dtype=float", "contract.input_dtype is <class 'float'>"),
+    "baseline_seeds=2 ": ("credible_gain='a lot'", "credible_gain is 'a lot'; it must be float | None"),
+    "baseline_seeds=2  ": ("options=None", "options is None; it must be Mapping"),
+    "baseline_seeds=2   ": ("scale=None", "scale is None; it must be Mapping"),
+    "baseline_seeds=2    ": ("scale={'width': 2}", "scale['width'] is 2; it must be Callable"),
+    "lr=Real(1e-2, 3e-1, log=True)": ("lr=0.1", "recipe.lr is 0.1; it must be Real"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("old", MISTYPED)
+def test_field_of_another_type_is_the_only_finding(tmp_path: Path, old: str) -> None:
+    new, told = MISTYPED[old]
+    (finding,) = testing.battery(broken(tmp_path, old.rstrip(), new))
+    assert finding.problem is not None and told in f"{finding.problem}."
+    refused(tmp_path, told)
+
+
+IDENTITIES = {
+    "lambda: {}['data']": "task.identity fails: KeyError: 'data'. Mend it.",
+    "lambda: __import__('sys').exit('bye')": "task.identity fails: SystemExit: bye. Mend it.",
+    "lambda: open('/nowhere')": "has no data: [Errno 2]",
+    "lambda: 3": "task.identity returns int; return a text",
+}
+
+
+@pytest.mark.parametrize("identity", IDENTITIES)
+def test_data_whose_identity_cannot_be_told_are_no_traceback(tmp_path: Path, identity: str) -> None:
+    reference = broken(tmp_path, 'metric="accuracy"', f'metric="accuracy", identity={identity}')
+    with pytest.raises(SpaceError, match=re.escape(IDENTITIES[identity])):
+        digest(load(reference))
+
+
+FILES = {
+    "options={'a': lambda space, text: 1 / 0}": ("?a=1", "options['a'] fails at 1: ZeroDivisionError"),
+    "options={'a': lambda space, text: None}": ("?a=1", "options['a'] returns NoneType at 1; return a SearchSpace"),
+    "options={'a': lambda space: space}": ("?a=1", "options['a'] fails at 1: TypeError"),
+    "options={'a': lambda space, text: __import__('sys').exit(text)}": (
+        "?a=1",
+        "options['a'] fails at 1: SystemExit: 1",
+    ),
+    "options={'a': 3}": ("?a=1", "options['a'] fails at 1: TypeError"),
+    "options=None": ("?a=1", "options is no mapping of names to functions"),
+    "options={3: None}": ("?a=1", "options is no mapping of names to functions"),
+    "scale=None": ("@width=2", "scale is no mapping of names to functions"),
+    "scale={'width': lambda space, factor: __import__('sys').exit('bye')}": (
+        "@width=2",
+        "scale['width'] fails at 2: SystemExit: bye",
+    ),
+    ")\nVARIANTS = None\ndict(a=1": ("", "VARIANTS is NoneType; make it a dict"),
+    ")\nVARIANTS = [SPACE]\ndict(a=1": (":small", "VARIANTS is list; make it a dict"),
+    ")\nVARIANTS = SPACE\ndict(a=1": ("", "VARIANTS is SearchSpace; make it a dict"),
+    ")\nVARIANTS = {1: 2, 'a': 3}\ndict(a=1": (":a", "binds no SearchSpace to 'a' (variants: 1, a)"),
+    ")\nraise SystemExit('bye')\ndict(a=1": ("", "cannot be loaded: line 83 SystemExit: bye. Mend the file"),
+}
+
+
+@pytest.mark.parametrize("new", FILES)
+def test_file_that_cannot_be_loaded_so_is_told_in_one_line(tmp_path: Path, new: str) -> None:
+    asked, told = FILES[new]
+    with pytest.raises(SpaceError, match=re.escape(told)) as raised:
+        load(broken(tmp_path, "baseline_seeds=2", new) + asked)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("start", ["", "./"])
+def test_folder_is_answered_with_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str) -> None:
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SpaceError, match=r"is a folder\. Give its file, for instance --space mine/space\.py"):
+        load(f"{start}mine")
+
+
+def test_number_of_examples_that_does_not_fit_is_told_by_task() -> None:
+    space = load(f"{RINGS}:tasks")
+    assert declared.misfit(space, "validation", 1_000) is None
+    assert "7 examples of 5 tasks" in str(declared.misfit(space, "train", 7))
+    assert "does not divide 100 examples" in str(declared.misfit(space, "test", 500))
+    assert "does not divide 0 examples" in str(declared.misfit(space, "test", 0))
+    assert "10 examples do not fill a batch of 20" in str(declared.misfit(space, "train", 50))
 
 
 @pytest.mark.parametrize("command", [search.main, admit_main])
@@ -85,7 +211,7 @@ def test_no_command_begins_with_a_broken_declaration(
     given = [] if command is search.main else [str(TOY)]
     assert command([*given, "--space", broken(tmp_path, "eta=2", "eta=[]")]) == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "TypeError" in said and "nas.testing" in said
+    assert said.count("\n") == 1 and "ladder.eta is []; it must be int" in said and "nas.testing" in said
 
 
 DATA = {
@@ -146,15 +272,13 @@ def test_direction_is_told_for_numbers_too() -> None:
 
 
 PROPOSALS = {
-    'call="return self.{name}(h[:, -1])"': ('call="h = self.{name}(h[:, -1])"', "return statement"),
-    'name="near"': ('name="dense"', "two primitives 'dense'"),
-    "blocks=(1, 2)": ("blocks=(2, 1)", "blocks is (2, 1)"),
+    "h = jax.nn.{function}(self.{name}(h))": ("h = open(self.{name}(h))", "random candidates: gate"),
     "x.reshape(x.shape[0], -1)": ("open(x)", "baseline linear: gate"),
 }
 
 
 @pytest.mark.parametrize("old", PROPOSALS)
-def test_broken_grammar_or_baseline_is_told(tmp_path: Path, old: str) -> None:
+def test_baseline_or_primitive_that_the_gate_refuses_is_told(tmp_path: Path, old: str) -> None:
     new, told = PROPOSALS[old]
     findings = [f for f in testing.battery(broken(tmp_path, old, new)) if f.problem]
     assert findings and told in f"{findings[0].check}: {findings[0].problem}"
@@ -183,13 +307,12 @@ def test_equal_baselines_are_told() -> None:
     assert "'one' and 'three' are the same" in str(testing._same_program({"one": same, "two": other, "three": same}))
 
 
-RINGS = SPACES / "rings.py"
 SCALES = {
     "width=factor * space.spec.width)": ("width=space.spec.width)", "width", "changes nothing at 2 times"),
     "width=factor * space.spec.width) ": ("width=factor * space.spec.width, heads=3)", "width", "does not divide"),
     "factor * step for": ("factor + 0 * step for", "steps", "at 2 times, ladder: ladder.steps is (2, 2, 2)"),
     "ladder=dataclasses.replace(space.ladder": (
-        "baselines={}, ladder=dataclasses.replace(space.ladder", "steps", "at 2 times, name and version",
+        "baselines={}, ladder=dataclasses.replace(space.ladder", "steps", "it changes baselines",
     ),
     "ladder=dataclasses.replace(space.ladder ": (
         "scope='Block', ladder=dataclasses.replace(space.ladder", "steps", "it changes scope",

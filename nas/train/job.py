@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from nas.admit import leaks
+from nas.declared import misfit
 from nas.files import sha256
 from nas.judge import parts
 from nas.machine import device_name
@@ -37,6 +38,8 @@ def prepare_job(space: str, folder: str) -> dict[str, Any]:
       folder: that nobody maps arrays of; made if it is not there.
     Returns:
       How many examples `train` and `validation` have, and the `sha256` of each file by its name.
+    Raises:
+      ValueError: they do not fit the batches of the space's recipe; examples would be left out in silence.
     """
     loaded = load(space)
     target = Path(folder)
@@ -44,6 +47,8 @@ def prepare_job(space: str, folder: str) -> dict[str, Any]:
     made: dict[str, Any] = {"sha256": {}}
     for name in ("train", "validation"):
         split = loaded.task.split(name)
+        if problem := misfit(loaded, name, len(split.inputs)):
+            raise ValueError(f"{name}: {problem}")
         for part, array in zip(Split._fields, split, strict=True):
             path = target / f"{name}.{part}.npy"
             np.save(path, array)
