@@ -16,7 +16,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -30,7 +29,7 @@ from nas.execute import Event, Executor
 from nas.flows import Place, admission, training
 from nas.leaderboard import RESULTS, find_run
 from nas.loop import stop_on_signals
-from nas.progress import one_line
+from nas.progress import drop_output, one_line, print_any_text
 from nas.propose.align import distance
 from nas.propose.pieces import Piece, fixed, pieces
 from nas.propose.resize import TOO_LARGE, Size, nearest_size
@@ -391,20 +390,24 @@ def _trained(
             for text in warnings:
                 said(text)
             with stop_on_signals(work, said):
-                if not work.run(executor, place):
+                whole = work.run(executor, place)
+                if not whole:
                     said(f"stopped; the same command goes on where it was, with {run}")
         work.place = None
         lines, _ = work.lines()
-        return receipt(read(store), subject, lines, seeds) if lines and not lines[0].number else None
+        if not lines or lines[0].number:
+            return None
+        return dataclasses.replace(receipt(read(store), subject, lines, seeds), stopped=not whole)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; 0, or 2 with one line on standard error."""
+    """The command line; 0, 2 with one line on standard error, or 130 after Ctrl-C."""
     parsed = _parser().parse_args(arguments)
 
     def said(text: str) -> None:
         print(one_line(text), file=sys.stderr, flush=True)
 
+    print_any_text()
     try:
         if parsed.seeds < 2 or parsed.workers is not None and parsed.workers < 1:
             told = f"--seeds {parsed.seeds}, --workers {parsed.workers}"
@@ -416,14 +419,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             else:
                 sys.stdout.write(to_markdown(made) if parsed.format == "markdown" else to_json(made))
         sys.stdout.flush()
+        return 130 if made is None or made.stopped else 0
     except (StoreError, SpaceError) as error:
         if parsed.debug:
             raise
         print(f"nas.ablate: {one_line(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
-    return 0
+        drop_output()
+        return 0
+    except KeyboardInterrupt:
+        print("nas.ablate: interrupted; nothing that was stored is lost, the same command goes on", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -122,6 +122,7 @@ class Receipt:
       worths: by the piece's number, of those that have enough seeds.
       seeds: of each that were asked for.
       sigma: typical deviation from seed to seed over all lines; None if no noise was seen.
+      stopped: whether somebody stopped what was to be trained for it.
     """
 
     records: Records
@@ -131,6 +132,7 @@ class Receipt:
     worths: Mapping[int, Worth]
     seeds: int
     sigma: float | None
+    stopped: bool = False
 
     @property
     def digits(self) -> int:

@@ -56,6 +56,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--blind-control", action="store_true", help="a further arm: the model writes without knowing any results")
 
 
+def check(parsed: argparse.Namespace) -> None:
+    """Find out whether what is said of the model has a form that can be used, whether or not one is asked in the end.
+
+    Raises:
+      LlmError: it has not.
+    """
+    if parsed.proposer not in ("auto", "claude", "evolution") and not parsed.proposer.startswith(REPLAY):
+        text = "it is auto, claude, evolution, or replay: and the folder of a run"
+        raise LlmError(f"--proposer '{parsed.proposer}' is not known; {text}")
+    if parsed.base_url is not None and not parsed.base_url.strip():
+        raise LlmError("--base-url '' is no address; give one like http://127.0.0.1:11434, or leave it out")
+    model, roles = _models(parsed.model or ())
+    key = parsed.api_key or "any"  # which one there is, and where, is seen when there is something to ask
+    resolve(model=model, roles=roles, base_url=parsed.base_url, key=key, environ={})
+    if parsed.max_calls is not None and parsed.max_calls < 1:
+        raise LlmError(f"--max-calls {parsed.max_calls}: give 1 or more, or leave it out")
+    if parsed.price is not None:
+        read_price(parsed.price)
+    _limit({"max_usd": parsed.max_usd})
+
+
 def settings_of(parsed: argparse.Namespace, client: Any = None) -> Settings | None:
     """Which model answers, by the command line and the environment; None if none does.
 
@@ -64,13 +85,11 @@ def settings_of(parsed: argparse.Namespace, client: Any = None) -> Settings | No
     """
     if parsed.proposer == "evolution" or parsed.proposer.startswith(REPLAY):
         return None
-    if parsed.proposer not in ("auto", "claude"):
-        text = "it is auto, claude, evolution, or replay: and the folder of a run"
-        raise LlmError(f"--proposer '{parsed.proposer}' is not known; {text}")
     model, roles = _models(parsed.model or ())
     found = resolve(model=model, roles=roles, base_url=parsed.base_url, key=parsed.api_key, client=client)
-    if found is None and parsed.proposer == "claude":
-        raise LlmError(f"--proposer claude needs a key; {HOW_TO_SET_A_KEY}")
+    if found is None and (parsed.proposer == "claude" or parsed.model):  # a NAS_MODEL that is always set asks nothing
+        what = f"--model {parsed.model[0]}" if parsed.model else "--proposer claude"
+        raise LlmError(f"{what} needs a key; {HOW_TO_SET_A_KEY}")
     return found
 
 
@@ -79,6 +98,8 @@ def _models(given: Sequence[str]) -> tuple[str | None, dict[Role, str]]:
     pairs = [text.rpartition("=") for text in given]
     if empty := [text for text, (_, _, name) in zip(given, pairs, strict=True) if not name.strip()]:
         raise LlmError(f"--model '{empty[0]}' names no model; give its id, or for one role for instance forecast=ID")
+    if twice := [role for number, (role, _, _) in enumerate(pairs) if role in [one for one, _, _ in pairs[:number]]]:
+        raise LlmError(f"--model is given twice for {twice[0] or 'all roles'}; give it once")
     roles = cast(dict[Role, str], {role: name for role, _, name in pairs if role})  # resolve() refuses strange ones
     return next((name for role, _, name in pairs if not role), None), roles
 
@@ -87,12 +108,10 @@ def configure(parsed: argparse.Namespace, settings: Settings | None) -> dict[str
     """What a new run's configuration says about the model; None if none is asked.
 
     Raises:
-      LlmError: a limit or a price cannot be used, or what a model costs is not known.
+      LlmError: what a model costs is not known.
     """
     if settings is None:
         return None
-    if parsed.max_calls is not None and parsed.max_calls < 1:
-        raise LlmError(f"--max-calls {parsed.max_calls}: give 1 or more, or leave it out")
     made = {
         "models": dict(settings.models),
         "base_url": settings.base_url,
@@ -105,7 +124,6 @@ def configure(parsed: argparse.Namespace, settings: Settings | None) -> dict[str
         "blind": parsed.blind_control,
     }
     _prices(made)
-    _limit(made)
     return made
 
 

@@ -26,8 +26,10 @@ def find(run: Path, config: dict[str, Any]) -> Path | None:
             other = json.loads(path.read_text("utf-8"))
         except (OSError, ValueError):
             continue
+        if not isinstance(other, dict) or not isinstance(other.get("budget"), int):
+            continue  # damaged, and no matter of this run's
         if other.get("control") and all(other.get(key) == config.get(key) for key in _SAME):
-            found.append((other.get("budget", 0), path.parent))
+            found.append((other["budget"], path.parent))
     return max(found, default=(0, None), key=lambda one: one[0])[1]
 
 

@@ -14,7 +14,6 @@ import csv
 import io
 import json
 import math
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -31,8 +30,9 @@ from nas.files import spreadsheet
 from nas.improvements import write_improvements
 from nas.judge import proxy
 from nas.judge.proxy import Proxy
-from nas.progress import counts, duration, moment, one_line, plain_console, short
+from nas.progress import counts, drop_output, duration, moment, one_line, plain_console, print_any_text, short
 from nas.records import to_plain
+from nas.space import SpaceError
 from nas.standings import Arm, Board, Front, Row, board, cut, read
 from nas.store import Store, StoreError, locks
 from nas.tables import Column, headed, markdown, markdown_table
@@ -465,6 +465,14 @@ def find_run(run: str | None, results: Path) -> Path:
     Raises:
       StoreError: there is none.
     """
+    try:
+        return _found(run, results)
+    except OSError as error:  # a folder that may not be entered, or that goes away meanwhile
+        text = f"'{error.filename or results}' cannot be read ({error.strerror}); make it readable, or name another run"
+        raise StoreError(text) from error
+
+
+def _found(run: str | None, results: Path) -> Path:
     known = sorted(results.glob("*/run.json"), key=_written) if results.is_dir() else []
     if run is None:
         if not known:
@@ -513,18 +521,22 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _confirm(run: Path, finalists: int, workers: int | None) -> None:
+def _confirm(run: Path, finalists: int, workers: int | None) -> bool:
+    """Confirm; returns whether nobody stopped it."""
     from nas.confirm import confirm_run
     from nas.workplace import default_workers
 
-    if finalists < 1 or workers is not None and workers < 1:
-        raise StoreError(f"--confirm {finalists}, --workers {workers}: give 1 or more of each")
-    if not confirm_run(run, finalists, workers or default_workers(), lambda text: print(text, file=sys.stderr)):
+    for flag, count in (("confirm", finalists), ("workers", workers)):
+        if count is not None and count < 1:
+            raise StoreError(f"--{flag} {count}: give 1 or more")
+    done = confirm_run(run, finalists, workers or default_workers(), lambda text: print(text, file=sys.stderr))
+    if not done:
         print(f"nas.leaderboard: stopped; the same command goes on where it was, with {run}", file=sys.stderr)
+    return done
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; 0, or 2 with one line on standard error."""
+    """The command line; 0, 2 with one line on standard error, or 130 after Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["submit"]:
         from nas.submit import main as submit
@@ -540,13 +552,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "json": lambda made: sys.stdout.write(to_json(made, top)),
     }
     try:
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="replace")
-        if parsed.show is not None and parsed.format != "table":
-            raise StoreError(f"--show prints text only, not {parsed.format}; leave out --format")
+        print_any_text()
+        for flag, given in (("show", parsed.show is not None), ("records", parsed.records)):
+            if given and parsed.format != "table":
+                raise StoreError(f"--{flag} prints text only, not {parsed.format}; leave out --format")
         run = find_run(parsed.run, parsed.results)
-        if parsed.confirm is not None:
-            _confirm(run, parsed.confirm, parsed.workers)
+        whole = parsed.confirm is None or _confirm(run, parsed.confirm, parsed.workers)
         with contextlib.closing(Store(run)) as store:
             records = read(store)
         if parsed.show is not None:
@@ -556,14 +567,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             writers[parsed.format](replace(board(records), control=control.sentence(run, records)))
         sys.stdout.flush()
-    except StoreError as error:
+        return 0 if whole else 130
+    except (StoreError, SpaceError) as error:
         if parsed.debug:
             raise
         print(f"nas.leaderboard: {one_line(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
-    return 0
+        drop_output()
+        return 0
+    except KeyboardInterrupt:
+        print("nas.leaderboard: interrupted; nothing that was stored is lost", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ not printed here. The panel is redrawn by whoever updates it, never by a thread 
 cores with training. A display that can no longer be written to falls silent: it never ends a search.
 """
 
+import io
 import json
 import math
 import os
@@ -260,6 +261,17 @@ def _bar(done: int, running: int, total: int, cells: int, text: str) -> Text:
 def plain_console(stream: TextIO) -> Console:
     """A console that reads no markup, emoji or highlighting into what it is given."""
     return Console(file=stream, markup=False, highlight=False, emoji=False)
+
+
+def print_any_text() -> None:
+    """Have standard output print '?' for what its encoding lacks: results are worth more than a sign in them."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def drop_output() -> None:
+    """Have what is still to be printed go nowhere, once nobody reads it: or the interpreter complains at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def one_line(text: str) -> str:

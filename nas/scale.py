@@ -11,8 +11,6 @@ stopped goes on where it was, and what is stored is not trained again.
 import argparse
 import contextlib
 import dataclasses
-import io
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +22,7 @@ from nas.execute import Event, Executor
 from nas.flows import Place, admission, training
 from nas.leaderboard import RESULTS, find_run
 from nas.loop import stop_on_signals
-from nas.progress import one_line
+from nas.progress import drop_output, one_line, print_any_text
 from nas.records import Failure, Retraining
 from nas.scaled import Report, report, to_json, to_markdown, write_table
 from nas.sizes import FURTHER, SEEDS_TRIED, TRIED, Protocol, Size, State, Subject, sizes
@@ -205,7 +203,7 @@ def scale_run(
     protocol = Protocol(records, space, top, sizes(space, factors, axes), seeds, baselines)
     if not protocol.choice.finalists:
         raise StoreError(f"'{folder}' has no candidate with a score yet, so there is nothing to make larger")
-    missing = protocol.missing(records.retrainings)
+    missing, stopped = protocol.missing(records.retrainings), False
     if missing:
         said(_announcement(protocol, missing))
         with contextlib.closing(Store(folder, write=True)) as store:
@@ -214,9 +212,9 @@ def scale_run(
                     said(text)
                 scaling = Scaling(place, executor, protocol, said)
                 with stop_on_signals(scaling, said):
-                    scaling.run()
+                    stopped = not scaling.run()
             records = read(store)
-    return report(records, protocol)
+    return dataclasses.replace(report(records, protocol), stopped=stopped)
 
 
 def _announcement(protocol: Protocol, missing: int) -> str:
@@ -249,7 +247,10 @@ def _factors(text: str) -> list[int]:
 
 
 def _axes(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",")]
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
+        raise argparse.ArgumentTypeError(f"'{text}' is no list of axes; give their names, such as width,steps")
+    return parts
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -298,15 +299,15 @@ def _one_line_errors(debug: bool) -> Iterator[list[int]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; 0, or 2 with one line on standard error."""
+    """The command line; 0, 2 with one line on standard error, or 130 after Ctrl-C."""
     parsed = _parser().parse_args(arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
+    print_any_text()
     with _one_line_errors(parsed.debug) as code:
         run = find_run(parsed.run, parsed.results)
         made = scale_run(
             run, parsed.top, parsed.factors, parsed.axis, parsed.seeds, parsed.workers, _say, parsed.baselines
         )
+        code += [130] if made.stopped else []
         try:
             if parsed.format == "table":
                 write_table(made, sys.stdout)
@@ -314,7 +315,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 sys.stdout.write(to_json(made) if parsed.format == "json" else to_markdown(made))
             sys.stdout.flush()
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+            drop_output()
     return code[0] if code else 0
 
 

@@ -83,6 +83,7 @@ class Report:
       seeds: that each row should have.
       missing: trainings that are still to be made.
       fits: how the loss of each row falls with compute over all sizes, by id, where that can be said.
+      stopped: whether somebody stopped what was to be trained for it.
     """
 
     config: Mapping[str, Any]
@@ -91,6 +92,7 @@ class Report:
     seeds: int
     missing: int
     fits: Mapping[int, Fit]
+    stopped: bool = False
 
     def name(self, candidate: int) -> str:
         """Of a baseline its name, else the id."""

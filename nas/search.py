@@ -34,7 +34,7 @@ from nas.llm.client import HOW_TO_SET_A_KEY
 from nas.llm.desk import Desk
 from nas.loop import Config, Search, stop_on_signals
 from nas.machine import machine
-from nas.progress import View, make_view
+from nas.progress import View, make_view, print_any_text
 from nas.records import to_plain
 from nas.space import SearchSpace, SpaceError, canonical, digest, file_name, load, names, with_options
 from nas.standings import board, read
@@ -102,6 +102,7 @@ def main(arguments: Sequence[str] | None = None, client: Any = None) -> int:
       client: a client object of the SDK that reaches the model, for instance `anthropic.AsyncAnthropicBedrock()`.
     """
     parsed = parser().parse_args(arguments)
+    print_any_text()
     try:
         return _run(parsed, arguments, client)
     except (UsageError, SpaceError, StoreError, LlmError, Unlocked, NoServer) as error:
@@ -257,8 +258,13 @@ def _check(parsed: argparse.Namespace) -> None:
         raise UsageError(f"--max-hours {parsed.max_hours}: give a number above 0, or leave it out")
     if parsed.seed < 0:
         raise UsageError(f"--seed {parsed.seed}: give 0 or more")
+    if parsed.data is not None and not parsed.data.strip():
+        raise UsageError("--data '' names nothing; give a file or a folder, or leave it out")
+    asking.check(parsed)
     if parsed.resume:
         made = parser()
+        if parsed.dry_run:
+            raise UsageError("--dry-run tells of a search that is not begun yet; leave out --resume")
         given = [flag for flag in _OF_THE_RUN if getattr(parsed, flag) != made.get_default(flag)]
         if given:
             flag = given[0].replace("_", "-")

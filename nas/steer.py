@@ -51,8 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _content(parsed: argparse.Namespace) -> tuple[inbox.Kind, dict[str, object]]:
     store = Store(parsed.run)
-    known = {entry.candidate.id for entry in store.entries()}
-    store.close()
+    try:
+        _ = store.config  # of a run that is damaged nothing can be resumed, so nobody would ever take it up
+        known = {entry.candidate.id for entry in store.entries()}
+    finally:
+        store.close()
     if parsed.note is not None:
         if not parsed.note.strip():
             raise StoreError("--note '' says nothing; give a sentence")

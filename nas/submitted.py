@@ -19,7 +19,6 @@ import hashlib
 import json
 import math
 import re
-import string
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +47,6 @@ TOLERANCE = 1e-6
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 _SPACE = re.compile(r"[A-Za-z_]\w{0,79}(:[\w-]{1,80})?", re.ASCII)
-_SHOWN = string.ascii_letters + string.digits + "._-"
 
 
 class EntryError(ValueError):
@@ -76,9 +74,8 @@ def check_name(name: str) -> str:
       EntryError: it is none.
     """
     if not _NAME.fullmatch(name) or ".." in name or name.endswith("."):
-        shown = "".join(character if character in _SHOWN else "?" for character in name[:80])
         text = "give one of letters, digits, '.', '_' and '-' that begins with a letter or digit and has no '..'"
-        raise EntryError(f"'{shown}' is no name of an entry; {text}, for instance --name my-run-0007")
+        raise EntryError(f"'{plain(name)}' is no name of an entry; {text}, for instance --name my-run-0007")
     return name
 
 

@@ -1,7 +1,10 @@
 """The ablation receipt where training takes a blink: resumable, read again byte for byte, without the test split."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -177,3 +180,21 @@ def test_worth_is_welchs_interval() -> None:
     assert worth([0.9], other, 1) is None
     same = worth([0.5, 0.5], [0.5, 0.5], 1)
     assert same is not None and same.low is None and same.value == 0.0
+
+
+def test_stopped_before_and_between_trainings_ends_as_interrupted(
+    done: Path, run: Path, winner: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, folder in (("nothing", run), ("some", done)):
+        shutil.copytree(folder, tmp_path / name)
+    monkeypatch.setattr(Ablation, "run", lambda *_: False)
+    assert main(command(tmp_path / "nothing", winner)) == 130
+    assert main(command(tmp_path / "some", winner, "--seeds", str(SEEDS + 1))) == 130
+    assert main(command(tmp_path / "some", winner)) == 0  # of which nothing is missing
+
+
+def test_output_without_unicode_has_the_receipt(done: Path, winner: int) -> None:
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    whole = [sys.executable, "-m", "nas.ablate", *command(done, winner)]
+    ended = subprocess.run(whole, capture_output=True, text=True, check=False, env=environment)
+    assert ended.returncode == 0 and "not confirmed" in ended.stdout, ended.stderr

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -397,7 +398,10 @@ def test_steering_of_what_is_not_there_is_one_line(
     assert steer.main([str(tmp_path), "--note", "hello"]) == 2
     assert steer.main([str(asked[0]), "--veto", "999"]) == 2
     assert steer.main([str(asked[0]), "--note", " "]) == 2
-    assert capsys.readouterr().err.count("\n") == 3
+    shutil.copytree(asked[0], tmp_path / "torn")
+    (tmp_path / "torn" / "run.json").write_text("[]")
+    assert steer.main([str(tmp_path / "torn"), "--note", "hello"]) == 2
+    assert capsys.readouterr().err.count("\n") == 4
 
 
 def test_a_program_that_differs_in_sizes_alone_is_too_near() -> None:

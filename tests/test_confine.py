@@ -19,7 +19,8 @@ from attacks import attempt_as
 from prey import ATTEMPT, SECRET, Prey, attacked, run
 
 from nas import search
-from nas.execute import confine
+from nas.admit import __main__ as admit_command
+from nas.execute import chosen_sandbox, confine, usual_sandbox
 from nas.execute.confine import LAYERS
 from nas.execute.local import LocalExecutor
 from nas.report.snapshot import snapshot
@@ -253,6 +254,51 @@ def test_single_candidate_is_refused_without_a_lock_unless_told_to_go_on(tmp_pat
         ended = subprocess.run(script, capture_output=True, text=True, timeout=120)
         assert ended.returncode == status and ended.stderr.count("no lock of files") == ended.stderr.count("\n") == 1
         assert ended.stdout.endswith("admitted\n") == (mode == "auto")
+
+
+@pytest.mark.parametrize("more", [["--json"], ["x.py"], ["--device", "tpu-v5e"]])
+def test_self_check_takes_no_candidate_and_prints_text(more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        admit_command.main(["--self-check", *more])
+    assert stop.value.code == 2 and "--self-check tries no candidate" in capsys.readouterr().err
+
+
+def test_sandbox_of_the_environment_is_one_that_there_is_or_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NAS_SANDBOX", "maybe")
+    assert admit_command.main(["any.py"]) == 2
+    error = capsys.readouterr().err
+    assert "NAS_SANDBOX=maybe is not known; set it to strict, auto, off" in error and "--sandbox auto" not in error
+    monkeypatch.setenv("NAS_SANDBOX", "")
+    assert usual_sandbox() == ("strict" if sys.platform == "linux" else "auto")
+    assert chosen_sandbox(None, "off") == "off"
+
+
+def test_admission_that_is_interrupted_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "linear.py").write_text(load("mnist1d").baselines["linear"])
+    monkeypatch.setattr(admit_command, "_verdict", interrupted)
+    assert admit_command.main([str(tmp_path / "linear.py")]) == 130
+    assert capsys.readouterr().err == "nas.admit: interrupted\n"
+
+
+def test_admission_that_nobody_reads_ends_quietly(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("import os\n")
+    for unbuffered, status in (("", 1), ("1", 2)):
+        reader, writer = os.pipe()
+        os.close(reader)
+        command = [sys.executable, "-m", "nas.admit", str(tmp_path / "broken.py")]
+        environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}  # the pipe is noticed at the flush, or at once
+        ended = subprocess.run(
+            command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, env=environment, check=False
+        )
+        os.close(writer)
+        assert ended.stderr == "" and ended.returncode == status
 
 
 # ---- other systems, as far as they can be tried from here ----

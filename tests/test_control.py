@@ -74,3 +74,12 @@ def test_control_of_another_state_of_the_space_is_no_control(folder: Path) -> No
 
 def test_control_says_nothing_of_controls(folder: Path, control: Records) -> None:
     assert sentence(folder / "control", control) == ""
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", '{"control": "tune-mlp", "budget": "many"}'])
+def test_folder_beside_the_runs_that_is_damaged_is_passed_over(folder: Path, tmp_path: Path, text: str) -> None:
+    config = dict(read(Store(folder / "search")).config)
+    (tmp_path / "stray").mkdir()
+    (tmp_path / "stray" / "run.json").write_text(text)
+    assert find(tmp_path / "search", config) is None
+    assert find(tmp_path / "search", {}) is None  # by which everything is of the same space

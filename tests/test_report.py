@@ -415,6 +415,13 @@ def test_page_that_cannot_be_written_is_one_line(run: Path, capsys: pytest.Captu
     assert "give --out a place" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("out", ["", ".", "/"])
+def test_folder_in_place_of_a_page_is_one_line(run: Path, out: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(run), "--out", out]) == 2
+    error = capsys.readouterr().err
+    assert "give --out the name of a file" in error and error.count("\n") == 1
+
+
 # ---- the server
 
 

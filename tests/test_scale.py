@@ -68,7 +68,7 @@ def told(made: Path, said: list[str]) -> Report:
             os.kill(os.getpid(), signal.SIGINT)
 
     stopped = scale_run(made / "run", 1, FACTORS, AXES, 2, None, interrupt)
-    assert 0 < stopped.missing < 9 * (TUNINGS + 2) and any("stopping" in text for text in said)
+    assert stopped.stopped and 0 < stopped.missing < 9 * (TUNINGS + 2) and any("stopping" in text for text in said)
     assert "the same command goes on" in to_json(stopped) and "not trained yet" in to_json(stopped)
     before = [row for row in read(Store(made / "run")).retrainings]
     report = scale_run(made / "run", 1, FACTORS, AXES, 2, None, said.append)
@@ -419,8 +419,10 @@ def test_other_state_of_the_scale_is_trained_anew(made: Path, told: Report, reco
     size = Size(axis="width", factor=2)
     other = dataclasses.replace(protocol.spaces[size], recipe=dataclasses.replace(space.recipe, batch=40))
     protocol.spaces[size] = other
-    state = protocol.state(records.retrainings, protocol.choice.subjects[0], size)
-    known = max(row.place for row in records.retrainings if row.purpose == f"{size.purpose} tune") + 1
+    subject = protocol.choice.subjects[0]
+    state = protocol.state(records.retrainings, subject, size)
+    tried = (subject.candidate, f"{size.purpose} tune")  # others may have followed their rates further
+    known = max(row.place for row in records.retrainings if (row.candidate, row.purpose) == tried) + 1
     assert [row.place for row in state.to_tune] == list(range(known, known + TUNINGS))
     assert report(records, protocol).missing == 3 * (TUNINGS + 2)
 
@@ -511,6 +513,9 @@ def test_hostile_names_do_nothing(made: Path, told: Report, tmp_path: Path, caps
 
 
 ERRORS = {
+    "--axis=": "no list of axes",
+    "--axis ,": "no list of axes",
+    "--axis width,": "no list of axes",
     "--axis depth": "does not say how its depth grows",
     "--factors 2,x": "no list of factors",
     "--factors 1": "no list of factors",
@@ -553,3 +558,11 @@ def test_run_without_a_score_has_nothing_to_make_larger(
         connection.executescript("DELETE FROM nas_score; DELETE FROM nas_retraining;")
     assert scale.main([str(tmp_path / "run")]) == 2
     assert "nothing to make larger" in capsys.readouterr().err
+
+
+def test_command_that_was_stopped_prints_what_is_known_and_ends_as_interrupted(
+    told: Report, made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(scale, "scale_run", lambda *_: dataclasses.replace(told, stopped=True))
+    assert scale.main([str(made / "run")]) == 130
+    assert "rings:growing@1" in capsys.readouterr().out

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from nas.asking import settings_of
 from nas.history import History
-from nas.search import main
+from nas.search import main, parser
 from nas.space import load
 from nas.standings import board, read
 from nas.store import Store, dump
@@ -171,6 +172,19 @@ def test_study_stands_in_the_same_file_and_optuna_reads_it(finished: Path) -> No
         (["--seed", "-1"], ["seed", "0 or more"]),
         (["--name", "../x"], ["../x", "plain folder name"]),
         (["--resume", "nothing-here"], ["nothing-here", "no run"]),
+        (["--resume", "any", "--dry-run"], ["--dry-run", "leave out --resume"]),
+        (["--data", ""], ["--data ''", "a file or a folder"]),
+        (["--dry-run", "--max-usd", "-3"], ["--max-usd -3", "above 0"]),
+        (["--dry-run", "--max-usd", "nan"], ["--max-usd nan", "above 0"]),
+        (["--dry-run", "--max-calls", "-2"], ["--max-calls -2", "1 or more"]),
+        (["--dry-run", "--price", "cheap"], ["'cheap'", "no price"]),
+        (["--dry-run", "--base-url", "nowhere"], ["'nowhere'", "no address"]),
+        (["--dry-run", "--base-url", ""], ["--base-url ''", "no address"]),
+        (["--dry-run", "--proposer", "oracle"], ["'oracle'", "not known"]),
+        (["--dry-run", "--model", "judge=x"], ["'judge'", "no role"]),
+        (["--dry-run", "--model", "x", "--model", "y"], ["--model", "twice for all roles"]),
+        (["--model", "x", "--model", "forecast=y", "--model", "forecast=z"], ["twice for forecast"]),
+        (["--model", "x"], ["--model x needs a key", "ANTHROPIC_API_KEY"]),
     ],
 )
 def test_bad_arguments_are_one_line_and_status_two(
@@ -179,6 +193,23 @@ def test_bad_arguments_are_one_line_and_status_two(
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and all(word in error for word in words)
+
+
+@pytest.mark.parametrize(
+    "old, new, said", [("eval_batch=200", "eval_batch=300", "divisor"), ("batch=20,", "batch=5000,", "do not fill")]
+)
+def test_examples_that_do_not_fit_the_batches_end_a_search_before_it_begins(
+    tmp_path: Path, old: str, new: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Otherwise some of them would be left out in silence."""
+    text = Path(RINGS).read_text("utf-8")
+    assert old in text
+    (tmp_path / "own.py").write_text(text.replace(old, new, 1))
+    assert (
+        main(["--space", str(tmp_path / "own.py"), "--budget", "1", "--confirm", "0", "--results", str(tmp_path)]) == 2
+    )
+    told = capsys.readouterr().err
+    assert said in told.splitlines()[-1] and "Traceback" not in told
 
 
 @pytest.mark.parametrize(
@@ -206,6 +237,30 @@ def test_a_corrupted_database_is_one_line(finished: Path, tmp_path: Path, capsys
     assert main(["--resume", str(run)]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "run.db" in error
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "null"])
+def test_a_folder_whose_configuration_is_none_is_one_line(
+    tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.json").write_text(text)
+    assert main(["--resume", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "run.json' cannot be read" in error
+
+
+def test_a_model_that_only_the_environment_names_needs_no_key(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NAS_MODEL", "x")
+    assert settings_of(parser().parse_args([])) is None
+
+
+def test_output_without_unicode_has_the_table(finished: Path) -> None:
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "nas.search", "--resume", str(finished)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0 and f"run: {finished}" in done.stdout, done.stderr
 
 
 def test_a_run_of_another_schema_is_refused(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

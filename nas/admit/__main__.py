@@ -3,7 +3,7 @@
 Prints the verdict, and for an admitted candidate what its program costs and its fingerprint; with `--device tpu-v5e`
 also whether it compiles for that device, in what time, and whether it fits, on a machine that has none. Exit status 0
 if it is admitted and, where a device is named, compiles and fits; 1 if not; 2 if the file or the space cannot be read,
-the device is not known, its compiler or a lock is missing.
+the device is not known, its compiler or a lock is missing; 130 after Ctrl-C.
 `--self-check` says instead what a candidate could reach on this machine.
 """
 
@@ -19,9 +19,10 @@ from nas.admit.ahead import TPUS, missing
 from nas.admit.gate import check
 from nas.admit.self_check import self_check
 from nas.declared import must_hold
-from nas.execute import Job, Sandbox, Unlocked
+from nas.execute import Job, Sandbox, Unlocked, usual_sandbox
 from nas.execute.confine import sentence
 from nas.execute.local import LocalExecutor
+from nas.progress import drop_output, print_any_text
 from nas.records import Failure, defaults
 from nas.space import SearchSpace, SpaceError, canonical, load
 
@@ -44,9 +45,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--self-check", action="store_true", help="say what a candidate could reach on this machine")
     parsed = parser.parse_args(arguments)
     if parsed.self_check:
-        return self_check()
-    if parsed.file is None:
+        given = [what for what in ("FILE", "--device", "--json") if getattr(parsed, what.strip("-").lower())]
+        if given:
+            parser.error(f"--self-check tries no candidate and prints text; leave out {', '.join(given)}")
+    elif parsed.file is None:
         parser.error("give the candidate's file, or --self-check")
+    print_any_text()
+    status = 2
+    try:
+        status = self_check() if parsed.self_check else _admit(parsed)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        drop_output()
+    except KeyboardInterrupt:
+        print("nas.admit: interrupted", file=sys.stderr)
+        return 130
+    return status
+
+
+def _admit(parsed: argparse.Namespace) -> int:
+    """Print the verdict on a file; returns the exit status."""
+    try:
+        sandbox = parsed.sandbox or usual_sandbox()
+    except Unlocked as error:
+        print(f"nas.admit: {error}", file=sys.stderr)
+        return 2
     try:
         space = load(parsed.space)
         must_hold(space, parsed.space)
@@ -61,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"nas.admit: {problem}", file=sys.stderr)
         return 2
     try:
-        verdict, compiled = _verdict(space, canonical(parsed.space), source, parsed.device, parsed.sandbox)
+        verdict, compiled = _verdict(space, canonical(parsed.space), source, parsed.device, sandbox)
     except Unlocked as error:
         print(f"nas.admit: the sandbox has {error}. Say --sandbox auto to go on with the other locks", file=sys.stderr)
         return 2
@@ -87,7 +110,7 @@ def _unusable(device: str) -> str:
 
 
 def _verdict(
-    space: SearchSpace, reference: str, source: str, device: str | None, sandbox: Sandbox | None
+    space: SearchSpace, reference: str, source: str, device: str | None, sandbox: Sandbox
 ) -> tuple[Admitted | Sequence[Failure], dict[str, Any] | None]:
     """What came of the candidate, and of compiling it for a device, if there is one to compile for.
 

@@ -21,16 +21,16 @@ class Unlocked(Exception):
 
 def chosen_sandbox(asked: Sandbox | None, of_the_run: Sandbox | None) -> Sandbox:
     """What a person asks for now, in words or by `NAS_SANDBOX`, comes before what a run was begun with."""
-    return asked or (of_the_run if of_the_run and "NAS_SANDBOX" not in os.environ else usual_sandbox())
+    return asked or (of_the_run if of_the_run and not os.environ.get("NAS_SANDBOX") else usual_sandbox())
 
 
 def usual_sandbox() -> Sandbox:
     """What holds unless it is said otherwise: `NAS_SANDBOX`, or `strict` where there are such locks."""
-    named = os.environ.get("NAS_SANDBOX", "strict" if sys.platform == "linux" else "auto")
+    named = os.environ.get("NAS_SANDBOX") or ("strict" if sys.platform == "linux" else "auto")
     for known in get_args(Sandbox):
         if known == named:
             return known
-    raise Unlocked(f"NAS_SANDBOX={named}: one of {', '.join(get_args(Sandbox))} is needed")
+    raise Unlocked(f"NAS_SANDBOX={named} is not known; set it to {', '.join(get_args(Sandbox))}, or to nothing")
 
 
 class NoServer(RuntimeError):

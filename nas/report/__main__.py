@@ -3,14 +3,13 @@
 import argparse
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from nas.leaderboard import RESULTS, find_run
-from nas.progress import one_line, size
+from nas.progress import drop_output, one_line, size
 from nas.report.page import render
 from nas.report.server import HOST, PORT, Server
 from nas.report.snapshot import snapshot, unreadable
@@ -68,6 +67,8 @@ def write_page(folder: Path, out: Path) -> str | None:
     except StoreError as error:
         made, trouble = unreadable(_configuration(folder, error), str(error)), str(error)
     try:
+        if out.is_dir():
+            raise StoreError(f"'{out}' is a folder; give --out the name of a file")
         write_file(out, render(made).encode())
     except OSError as error:
         raise StoreError(f"'{out}' cannot be written ({error.strerror}); give --out a place that can") from error
@@ -116,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         trouble = str(error)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+        drop_output()
         return 0
     if trouble is not None:
         print(f"nas.report: {one_line(trouble)}", file=sys.stderr)

@@ -136,6 +136,9 @@ _checksum = sa.Table(
     sa.Column("sha256", sa.String(64), nullable=False),
 )
 
+_NEEDED = ("space", "space_digest", "budget", "seed", "lookahead", "order")
+"""What a run cannot go on without: looked for in its `run.json` where the database has no configuration to compare."""
+
 _LISTS = {"parents", "losses", "curve"}
 """JSON columns that hold lists; the others hold objects."""
 _UNREPEATABLE = {"usage", "time"}
@@ -220,6 +223,9 @@ class Store:
         self.engine = sa.create_engine(self.url)
         if self.url.startswith("sqlite"):
             event.listen(self.engine, "connect", _pragmas if write else _read_pragmas)
+        if not write and url is None and not self.path.is_file():
+            text = f"'{folder}' has no run.db, so its search has just begun, or the file is lost"
+            raise StoreError(f"{text}; look again in a moment, or bring it back")
         with self._friendly():
             if write:
                 _tables.create_all(self.engine)
@@ -264,8 +270,8 @@ class Store:
         except (OSError, ValueError) as error:
             raise DamagedError(f"'{path}' cannot be read ({_reason(error)})", remedy) from error
         with self._friendly(), self.engine.connect() as connection:
-            known = connection.execute(sa.select(_run.c.config)).scalar() or {}
-        if lacking := sorted(known.keys() - plain.keys()):
+            known = connection.execute(sa.select(_run.c.config)).scalar()
+        if lacking := sorted(set(_NEEDED if known is None else known) - plain.keys()):
             raise DamagedError(f"'{path}' cannot be read (it lacks {', '.join(lacking[:3])})", remedy)
         return plain
 
