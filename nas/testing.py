@@ -31,6 +31,7 @@ from nas.declared import DECLARATIONS, misfit
 from nas.execute import Executor, Job
 from nas.execute.local import LocalExecutor
 from nas.flows import PRELOAD
+from nas.progress import drop_output, print_any_text
 from nas.propose import evolution, grammar
 from nas.records import Failure, defaults
 from nas.space import SearchSpace, SpaceError, Split, canonical, load
@@ -477,11 +478,12 @@ def _falls(event: Any) -> str | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print one line for each check; 0 if all is well, 1 if something is wrong, 2 if there is no space to check."""
+    """Print one line for each check; 0 if all is well, 1 if not, 2 if there is no space to check, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m nas.testing", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("space", metavar="SPACE", help="name, file or module:object")
     reference = parser.parse_args(arguments).space
     broken = count = 0
+    print_any_text()
     try:
         for finding in battery(reference):
             count += 1
@@ -492,6 +494,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
     except SpaceError as error:
         print(f"nas.testing: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("nas.testing: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        drop_output()
         return 2
     print(f"{reference}: {count - broken} of {count} checks passed" + (", the rest was not tried" if broken else ""))
     return 1 if broken else 0
