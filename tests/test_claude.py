@@ -119,7 +119,9 @@ def test_what_the_model_wrote_is_trained_and_its_drafts_are_kept(asked: tuple[Pa
     assert all("class Model" in e.candidate.source and e.candidate.idea for e in written)
     assert {t.candidate for t in records.trials} >= {e.candidate.id for e in written}
     drafts = [d for task in records.tasks for d in (task.outcome or {}).get("drafts", ())]
-    assert any(d["failure"]["rule"] == "import" for d in drafts)
+    assert drafts and all(
+        d["failure"]["message"] for d in drafts
+    )  # which rules they break depends on the prompts' text
     found = board(records).spending
     assert found is not None and found.drafts == len(drafts) and found.candidates == len(written)
 
