@@ -101,6 +101,14 @@ def _run(stage: Iterator[Check]) -> Generator[Finding, None, bool]:
     return broken
 
 
+# ---- what is declared -------------------------------------------------------------------------------------------
+
+
+def _declarations(space: SearchSpace) -> Iterator[Check]:
+    yield from ((name, functools.partial(look, space)) for name, look in DECLARATIONS.items())
+    yield "guidance", lambda: None if space.guidance.strip() else "guidance is empty; say what the task asks for"
+
+
 # ---- data --------------------------------------------------------------------------------------------------------
 
 _APART = """
@@ -112,11 +120,6 @@ digests = {name: hashlib.sha256(b"".join(a.tobytes() for a in space.task.split(n
 print(json.dumps({"heavy": heavy, "digests": digests}))
 """
 """Run in a fresh interpreter: what loading the space imports, and a hash of every split."""
-
-
-def _declarations(space: SearchSpace) -> Iterator[Check]:
-    yield from ((name, functools.partial(look, space)) for name, look in DECLARATIONS.items())
-    yield "guidance", lambda: None if space.guidance.strip() else "guidance is empty; say what the task asks for"
 
 
 def _process(reference: str, apart: dict[str, Any]) -> Iterator[Check]:
